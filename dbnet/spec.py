@@ -1,0 +1,173 @@
+"""What a DBNet is, in any framework: its parts, and every choice that decides its numbers.
+
+Two files with the same names and shapes can be different detectors (padding of the stem's pooling, the gate of the
+squeeze-and-excitation, the order of the colours). A `ModelSpec` therefore names the semantics beside the sizes, and
+travels with the weights (`dbnet.record`). The same weights under another rule are `dataclasses.replace(spec, ...)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from dbnet.errors import DbnetError
+
+#: Every named stage of the evaluation graph, in the order in which it is computed. c2..c5: backbone maps at strides
+#: 4, 8, 16, 32; p2..p5: outputs of the neck's `out` convolutions at the same strides, before upsampling; fused: the
+#: neck's output at stride 4; logits: the head's last transposed convolution; probability: its sigmoid, at stride 1.
+STAGES = ("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "fused", "logits", "probability")
+#: What training computes on top (both at stride 1): the threshold map and the approximate binary map.
+TRAINING_STAGES = ("threshold", "binary")
+#: Height and width of an input must be multiples of this (the stride of c5).
+STRIDE = 32
+
+Backbone = Literal["resnet18", "resnet50", "mobilenetv3"]
+Padding = Literal["same", "symmetric"]
+SeGate = Literal["none", "sigmoid", "hard_sigmoid", "hard_sigmoid_0.2"]
+Fusion = Literal["concat", "asf"]
+StepFunction = Literal["paper", "mindocr"]
+Colour = Literal["RGB", "BGR"]
+ResizeRule = Literal["stretch", "keep_ratio_pad", "short_side", "short_side_min"]
+BoxRuleName = Literal["mindocr", "mhliao", "paddle"]
+BoxType = Literal["quad", "poly"]
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How an 8-bit image becomes the network's input: (x - mean) / std per channel, channels in the order `colour`.
+
+    mean, std: in units of 0..255, already in the order of `colour`.
+    resize: `stretch` to `size` (height, width); `keep_ratio_pad` into `size`, padded bottom/right with zeros before
+      normalisation (MindOCR); `short_side`: the shorter side becomes size[0], the longer is rounded up to /32
+      (MhLiao/DB); `short_side_min`: enlarged only if the shorter side is below size[0], sides rounded to /32 (Paddle).
+    """
+
+    colour: Colour
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: ResizeRule
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """The published defaults for turning a probability map into boxes: whose rule, and its thresholds (fractions)."""
+
+    rule: BoxRuleName
+    box_type: BoxType
+    binary_thresh: float
+    box_thresh: float
+    unclip_ratio: float
+    max_candidates: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One detector. `name` says which entry of SPECS it was derived from; the other fields say what it computes.
+
+    backbone: `resnet18`, `resnet50` or `mobilenetv3` (MobileNetV3-large, width 0.5).
+    neck_channels: width of DBFPN; a quarter of it is the width of each p2..p5 and of the head.
+    fusion: `concat` (DBNet) or `asf` (DBNet++, adaptive scale fusion).
+    stem_pool: ResNet's 3x3 stride 2 max-pool pads `same` (MindOCR: bottom/right only) or `symmetric` (the originals).
+    depthwise_padding: MobileNetV3's depthwise convolutions pad `same` (MindOCR) or `symmetric` (Paddle, torch).
+    se_gate: MobileNetV3's squeeze-and-excitation: `none`, `sigmoid` (MindOCR), `hard_sigmoid` (slope 1/6: torch) or
+      `hard_sigmoid_0.2` (slope 0.2: Paddle).
+    step_function: training only. `paper`: sigmoid(k (P - T)); `mindocr`: sigmoid(k P - T).
+    k: amplifying factor of the step function. norm_eps: epsilon of every batch norm.
+    """
+
+    name: str
+    backbone: Backbone
+    neck_channels: int
+    fusion: Fusion
+    stem_pool: Padding
+    depthwise_padding: Padding
+    se_gate: SeGate
+    step_function: StepFunction
+    k: float
+    norm_eps: float
+    pixels: PixelFormat
+    boxes: BoxRule
+
+    def semantics(self) -> dict[str, Any]:
+        """The fields that decide the network's numbers (plain values; no name, pixels or boxes)."""
+        return {name: getattr(self, name) for name in SEMANTIC_FIELDS}
+
+    def relevant_semantics(self) -> dict[str, Any]:
+        """`semantics()` without the switches that this backbone does not have."""
+        unused = ("depthwise_padding", "se_gate") if self.backbone.startswith("resnet") else ("stem_pool",)
+        return {name: value for name, value in self.semantics().items() if name not in unused}
+
+
+#: Fields of ModelSpec that decide what the network computes.
+SEMANTIC_FIELDS = tuple(f.name for f in fields(ModelSpec) if f.name not in ("name", "pixels", "boxes"))
+#: Of these, the ones that only training sees.
+TRAINING_FIELDS = ("step_function", "k")
+
+_IMAGENET_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
+_IMAGENET_STD = (255 * 0.229, 255 * 0.224, 255 * 0.225)
+
+MINDOCR_PIXELS = PixelFormat("RGB", _IMAGENET_MEAN, _IMAGENET_STD, "stretch", (736, 1280))
+MINDOCR_PP_PIXELS = replace(MINDOCR_PIXELS, resize="keep_ratio_pad", size=(1152, 2048))
+#: Paddle reads BGR but subtracts ImageNet's numbers in RGB order.
+PADDLE_PIXELS = PixelFormat("BGR", _IMAGENET_MEAN, _IMAGENET_STD, "short_side_min", (736, 736))
+#: MhLiao/DB subtracts the RGB mean from BGR pixels, and divides by 255 only.
+MHLIAO_PIXELS = PixelFormat("BGR", (122.67891434, 116.66876762, 104.00698793), (255.0, 255.0, 255.0),
+                            "short_side", (736, 736))
+
+MINDOCR_BOXES = BoxRule("mindocr", "quad", 0.3, 0.6, 1.5, 1000)
+PADDLE_BOXES = BoxRule("paddle", "quad", 0.3, 0.6, 1.5, 1000)
+MHLIAO_BOXES = BoxRule("mhliao", "quad", 0.3, 0.6, 1.5, 1000)
+
+_MINDOCR_R50 = ModelSpec(
+    name="dbnet_resnet50", backbone="resnet50", neck_channels=256, fusion="concat", stem_pool="same",
+    depthwise_padding="same", se_gate="sigmoid", step_function="paper", k=50.0, norm_eps=1e-5,
+    pixels=MINDOCR_PIXELS, boxes=MINDOCR_BOXES)
+
+#: The detectors by name: MindOCR's four, exact to MindOCR, and PaddleOCR's det_mv3_db.
+SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (
+    replace(_MINDOCR_R50, name="dbnet_mobilenetv3", backbone="mobilenetv3"),
+    replace(_MINDOCR_R50, name="dbnet_resnet18", backbone="resnet18"),
+    _MINDOCR_R50,
+    replace(_MINDOCR_R50, name="dbnetpp_resnet50", fusion="asf", pixels=MINDOCR_PP_PIXELS),
+    replace(_MINDOCR_R50, name="db_mv3_paddle", backbone="mobilenetv3", neck_channels=96,
+            depthwise_padding="symmetric", se_gate="none", pixels=PADDLE_PIXELS, boxes=PADDLE_BOXES),
+)}
+
+
+def get_spec(spec: str | ModelSpec) -> ModelSpec:
+    """The spec itself, or the one of that name. Raises DbnetError with the known names."""
+    if isinstance(spec, ModelSpec):
+        return spec
+    if spec not in SPECS:
+        raise DbnetError(f"unknown spec {spec!r}; choose one of {', '.join(SPECS)}")
+    return SPECS[spec]
+
+
+def with_semantics(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
+    """`spec` with some semantic fields changed, each value checked against the field's type.
+
+    Raises DbnetError for an unknown field or value.
+    """
+    hints = get_type_hints(ModelSpec)
+    checked: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in SEMANTIC_FIELDS:
+            raise DbnetError(f"unknown semantic {name!r}; choose from {', '.join(SEMANTIC_FIELDS)}")
+        choices = get_args(hints[name])
+        if choices and value not in choices:
+            raise DbnetError(f"{name} cannot be {value!r}; choose from {', '.join(map(str, choices))}")
+        if not choices:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 < value <= 1e6 or hints[name](value) != value:
+                raise DbnetError(f"{name} cannot be {value!r}; it must be a positive number")
+            value = hints[name](value)
+        checked[name] = value
+    return replace(spec, **checked)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises DbnetError unless both sides are positive multiples of STRIDE (pixels)."""
+    if height <= 0 or width <= 0 or height % STRIDE or width % STRIDE:
+        good = " x ".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in (height, width))
+        raise DbnetError(f"height and width must be multiples of {STRIDE}, not {height} x {width}; nearest: {good}")
