@@ -1,0 +1,128 @@
+"""Does a file hold exactly the weights of a spec? One report says all that is wrong; nothing is silently ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from converters.dialects import DIALECTS
+from converters.tensor_file import Weights
+from converters.weight_map import Dialect, WeightMap
+from dbnet.errors import DbnetError
+from dbnet.spec import SPECS, ModelSpec
+
+#: What a parameter may be stored as; anything else is an error.
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+#: How many names an error line or report lists before it counts the rest.
+LISTED = 3
+
+
+@dataclass
+class WeightReport:
+    """How the tensors of a file fit one (dialect, spec, prefix). Names are the file's own.
+
+    missing, unexpected: names; misshapen, wrong_dtype: name -> what is wrong; dropped: known and not used;
+    subset: "complete", or "inference" if the whole threshold branch is absent.
+    """
+
+    dialect: Dialect
+    spec: ModelSpec
+    prefix: str
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: dict[str, str] = field(default_factory=dict)
+    wrong_dtype: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    subset: str = "complete"
+
+    @property
+    def problems(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen) + len(self.wrong_dtype)
+
+    def describe(self) -> str:
+        """All problems in one phrase."""
+        parts = []
+        for what, names in (("missing", self.missing), ("unexpected", self.unexpected),
+                            ("of another shape", [f"{n} {why}" for n, why in self.misshapen.items()]),
+                            ("of another type", [f"{n} {why}" for n, why in self.wrong_dtype.items()])):
+            if names:
+                parts.append(f"{len(names)} {what} ({listed(names)})")
+        return ", ".join(parts) or "fits"
+
+
+def listed(names: list[str]) -> str:
+    """The first few names, then a count."""
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f", and {rest} more" if rest > 0 else "")
+
+
+@lru_cache(maxsize=64)
+def weight_map(dialect_name: str, spec: ModelSpec) -> WeightMap:
+    """The map of a named dialect for a spec."""
+    return WeightMap(DIALECTS[dialect_name], spec)
+
+
+def fit(tensors: Weights, mapping: WeightMap, prefix: str) -> WeightReport:
+    """Compares names, shapes and types of a file with what `mapping` expects under `prefix`."""
+    report = WeightReport(mapping.dialect, mapping.spec, prefix)
+    inner = {name[len(prefix):]: name for name in tensors if name.startswith(prefix)}
+    report.missing = [prefix + entry.foreign for entry in mapping.entries if entry.foreign not in inner]
+    training = [prefix + entry.foreign for entry in mapping.entries if entry.parameter.training_only]
+    if set(training) <= set(report.missing):
+        report.subset = "inference"
+        report.missing = [name for name in report.missing if name not in set(training)]
+    for name, array in tensors.items():
+        entry = mapping.by_foreign.get(name[len(prefix):]) if name.startswith(prefix) else None
+        if entry is None:
+            known = name.startswith(prefix) and mapping.is_dropped(name[len(prefix):])
+            (report.dropped if known else report.unexpected).append(name)
+        elif array.shape != entry.foreign_shape:
+            report.misshapen[name] = f"{_size(array.shape)} instead of {_size(entry.foreign_shape)}"
+        elif array.dtype.name not in DTYPES:
+            report.wrong_dtype[name] = f"{array.dtype.name} instead of a float"
+    return report
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def identify(tensors: Weights, dialect: str | None = None, spec: ModelSpec | None = None) -> WeightReport:
+    """The (dialect, spec) that covers every name and shape, or the nearest one with what is wrong.
+
+    dialect: a name of DIALECTS; spec: from a record or a user; both restrict the search.
+    Raises DbnetError only if the two exclude each other.
+    """
+    best: WeightReport | None = None
+    for candidate in DIALECTS.values():
+        if dialect is not None and candidate.name != dialect:
+            continue
+        for possible in (SPECS.values() if spec is None else (spec,)):
+            if possible.name not in candidate.specs:
+                continue
+            mapping = weight_map(candidate.name, possible)
+            for prefix in candidate.prefixes:
+                report = fit(tensors, mapping, prefix)
+                if report.problems == 0:
+                    return report
+                if best is None or report.problems < best.problems:
+                    best = report
+    if best is None:
+        raise DbnetError(f"{dialect} names do not exist for {spec.name if spec else 'any spec'}; "
+                         f"they exist for {', '.join(DIALECTS[str(dialect)].specs)}")
+    return best
+
+
+def require_finite(weights: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises DbnetError naming the first tensors that hold NaN or Inf, or a negative variance."""
+    bad = [name for name, array in weights.items() if not np.isfinite(array).all()]
+    if bad:
+        raise DbnetError(f"{where}: NaN or Inf in {len(bad)} tensors ({listed(bad)}); "
+                         f"these weights cannot be used, take an earlier checkpoint")
+    negative = [name for name, array in weights.items()
+                if name.endswith(".moving_variance") and bool((array < 0).any())]
+    if negative:
+        raise DbnetError(f"{where}: negative variance in {listed(negative)}; these weights cannot be used")

@@ -1,0 +1,139 @@
+"""Any supported file to any other: source -> canonical -> target, verified bit for bit before it appears."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from converters.check import weight_map
+from converters.dialects import DIALECTS, get_dialect, native_dialect
+from converters.formats import codec, target_format
+from converters.load import LoadedModel, SourceOptions, default_record, load_model
+from converters.tensor_file import TensorFile, Weights
+from converters.weight_map import Dialect
+from converters.weights import same_bits
+from converters.writing import check_target, write_verified
+from dbnet.errors import DbnetError
+from dbnet.record import Record
+
+__all__ = ["Conversion", "LoadedModel", "SourceOptions", "convert", "load_model", "save_model"]
+
+
+@dataclass
+class Conversion:
+    """What was converted, and what a user must know about it."""
+
+    source: LoadedModel
+    target: Path
+    format: str
+    dialect: str
+    tensors: int
+    carries_record: bool
+    remarks: list[str] = field(default_factory=list)
+
+
+def convert(source: str | Path, target: str | Path, options: SourceOptions | None = None, to: str | None = None,
+            force: bool = False, stages: bool = False) -> Conversion:
+    """Converts a weight file. `to`: dialect of the target's names; stages: an .onnx gets every stage as an output.
+
+    Raises DbnetError; the target is then untouched.
+    """
+    source, target = Path(source), Path(target)
+    target_format(target)
+    check_target(target, source, force)
+    return save_model(load_model(source, options), target, to=to, force=force, stages=stages)
+
+
+def save_model(model: LoadedModel, target: Path, to: str | None = None, force: bool = False,
+               stages: bool = False) -> Conversion:
+    """Writes a loaded model. Raises DbnetError; the target is then untouched."""
+    kind = target_format(target)
+    check_target(target, model.path, force)
+    dialect = _target_dialect(target, kind, to)
+    record = model.record
+    if record.spec.name not in dialect.specs:
+        raise DbnetError(f"{target}: {dialect.project} has no names for {record.spec.name}; leave out --to")
+    lost = dialect.cannot_express(record.spec)
+    if lost and dialect.foreign:
+        told = ", ".join(f"{name} is {getattr(record.spec, name)}, {dialect.project} knows only {dialect.fixed[name]}"
+                         for name in lost)
+        raise DbnetError(f"{target}: cannot be represented for {dialect.project}: {told}; leave out --to")
+    if stages and kind != "onnx":
+        raise DbnetError(f"{target}: only an .onnx file has stage outputs; leave out --stages")
+    remarks = []
+    if lost and kind == "ckpt":
+        remarks.append(f"exact in ms_models, not in MindOCR: {', '.join(lost)}")
+    text: str | None = record.to_json()
+    if kind == "ckpt" and _same_meaning(record, default_record(dialect.name, record.spec.name)):
+        text = None  # a str entry trips scripts that call .asnumpy() on every value; a bare file says the same
+    names = _write(model, target, kind, dialect, text, stages)
+    return Conversion(model, target, kind, dialect.name, names, text is not None, remarks)
+
+
+def _target_dialect(target: Path, kind: str, to: str | None) -> Dialect:
+    if to is None:
+        return native_dialect(target.suffix.lower())
+    dialect = get_dialect(to)
+    if kind == "onnx" and to != "mindocr":
+        raise DbnetError(f"{target}: an .onnx file has canonical names only; leave out --to")
+    if kind in ("ckpt", "pth") and target.suffix.lower() not in dialect.suffixes:
+        raise DbnetError(f"{target}: {to} names belong into {' or '.join(dialect.suffixes)}, not {target.suffix}; "
+                         f"rename the target or leave out --to")
+    return dialect
+
+
+def _same_meaning(a: Record, b: Record) -> bool:
+    return a.spec == b.spec and a.origin == b.origin
+
+
+def _write(model: LoadedModel, target: Path, kind: str, dialect: Dialect, record: str | None, stages: bool) -> int:
+    module = codec(kind)
+    if kind == "onnx":
+        tensors: Weights = model.weights
+
+        def write(stream: BinaryIO) -> None:
+            module.write(stream, tensors, model.record.spec, record, form="archive", stages=stages)
+    else:
+        tensors = weight_map(dialect.name, model.record.spec).inverse(model.weights)
+
+        def write(stream: BinaryIO) -> None:
+            module.write(stream, tensors, record)
+
+    write_verified(target, write, lambda path: require_same(module.read(path), tensors, record, target))
+    return len(tensors)
+
+
+def require_same(file: TensorFile, tensors: Weights, record: str | None, target: Path) -> None:
+    """Raises DbnetError unless the file that was just written holds these tensors, bit for bit, and the record."""
+    wrong = sorted(set(tensors) ^ set(file.tensors))
+    for name, array in file.tensors.items():
+        if name in tensors and not same_bits(array, tensors[name]):
+            wrong.append(name)
+        file.release(array)  # keeps the peak at one copy of the weights
+    if wrong or file.record != record:
+        raise DbnetError(f"{target}: what was read back is not what was written "
+                         f"({', '.join(wrong[:3]) or 'the record'}); nothing was changed, check the disk")
+
+
+def describe(conversion: Conversion) -> list[str]:
+    """What the command prints: one line for the result, then one for each thing worth knowing."""
+    model, spec = conversion.source, conversion.source.record.spec
+    values = sum(array.size for array in model.weights.values())
+    subset = "" if model.subset == "complete" else ", inference subset"
+    lines = [f"{model.path.name} ({model.dialect}) -> {conversion.target.name} ({conversion.dialect}): {spec.name}"
+             f"{subset}, {len(model.weights)} tensors, {values:,} values, bit for bit; "
+             f"sha256 {(model.record.sha256 or '')[:16]}"]
+    semantics = ", ".join(f"{k}={v}" for k, v in key_semantics(model).items())
+    how = f"taken from {DIALECTS[model.dialect].project}'s default, the file carries no record" if model.bare \
+        else f"from the file's record, origin {model.record.origin}"
+    lines.append(f"semantics: {semantics} ({how})")
+    return lines + model.notes + conversion.remarks
+
+
+def key_semantics(model: LoadedModel) -> dict[str, object]:
+    """The switches that equal names leave open, as far as this backbone has them, and the colour order."""
+    spec = model.record.spec
+    named = {k: v for k, v in spec.relevant_semantics().items()
+             if k in ("stem_pool", "depthwise_padding", "se_gate")}
+    return {**named, "pixels": f"{spec.pixels.colour} {spec.pixels.resize}", "boxes": spec.boxes.rule}

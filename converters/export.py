@@ -1,0 +1,44 @@
+"""The delivery form of a model: an .onnx for old and new runtimes, without what only training or converting needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from converters import onnx_file
+from converters.formats import target_format
+from converters.load import LoadedModel, SourceOptions, load_model
+from converters.writing import check_target, write_verified
+from dbnet.errors import DbnetError
+from dbnet.spec import check_size
+
+
+def export(source: str | Path, target: str | Path, options: SourceOptions | None = None, *, opset: int = 13,
+           data_shape: tuple[int, int] | None = None, force: bool = False,
+           check: Callable[[Path, LoadedModel], str] | None = None) -> list[str]:
+    """Writes the delivery form and returns what to tell the user, a line each.
+
+    data_shape: height and width to fix, multiples of 32; else they stay dynamic. check: looks at the finished file
+    before it appears, raises DbnetError or says what it found (`evaluation.export_check`). Raises DbnetError; the
+    target is then untouched.
+    """
+    source, target = Path(source), Path(target)
+    if target_format(target) != "onnx":
+        raise DbnetError(f"{target}: export writes .onnx files; use dbnet convert for {target.suffix}")
+    check_target(target, source, force)
+    if data_shape is not None:
+        check_size(*data_shape)
+    model = load_model(source, options)
+    record, told = model.record.to_json(), []
+
+    def verify(path: Path) -> None:
+        if onnx_file.read(path).record != record:
+            raise DbnetError(f"{target}: the record read back is not the one written; nothing was changed")
+        if check is not None:
+            told.append(check(path, model))
+
+    write_verified(target, lambda stream: onnx_file.write(
+        stream, model.weights, model.record.spec, record, form="delivery", opset=opset, data_shape=data_shape), verify)
+    shape = f"{data_shape[0]}x{data_shape[1]}" if data_shape else "dynamic"
+    return [f"{source.name} -> {target.name}: {model.record.spec.name}, delivery form, opset {opset}, shape {shape}, "
+            f"{target.stat().st_size / 1e6:.1f} MB", *told, *model.notes]

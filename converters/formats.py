@@ -1,0 +1,93 @@
+"""Which codec reads or writes a file: told by its content, and its suffix must agree."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from converters.tensor_file import TensorFile
+from dbnet.errors import DbnetError
+
+#: format -> suffixes, the first being the usual one.
+SUFFIXES = {"ckpt": (".ckpt",), "pth": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",),
+            "pdparams": (".pdparams",)}
+#: How MindSpore's encrypted checkpoints begin: AES-GCM, AES-CBC, SM4-CBC.
+ENCRYPTED_CKPT = (b"\xd8\x5e\x3a\x7f", b"\xd9\x5e\x3a\x7f", b"\xda\x5e\x3a\x7f")
+WRITABLE = ("ckpt", "pth", "onnx", "safetensors")
+
+
+def format_of_suffix(path: Path) -> str | None:
+    """The format a file name promises, or None."""
+    return next((name for name, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), None)
+
+
+def target_format(path: Path) -> str:
+    """The format to write. Raises DbnetError for a suffix that cannot be written."""
+    name = format_of_suffix(path)
+    if name not in WRITABLE:
+        known = ", ".join(SUFFIXES[f][0] for f in WRITABLE)
+        raise DbnetError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; choose {known}")
+    return name
+
+
+def detect(path: Path) -> str:
+    """The format of an existing file by content. Raises DbnetError if it is none, or not what its suffix says."""
+    try:
+        if path.is_dir():
+            raise DbnetError(f"{path}: is a folder; name the weight file in it")
+        with path.open("rb") as stream:
+            head = stream.read(64)
+    except OSError as error:
+        raise DbnetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    promised = format_of_suffix(path)
+    found = _by_content(head, promised)
+    if not head:
+        raise DbnetError(f"{path}: is empty; copy or download it again")
+    if found is None:
+        raise DbnetError(f"{path}: {_looks_like(head)}; a .ckpt, .pth, .onnx, .safetensors or .pdparams file is needed")
+    if promised is not None and found != promised:
+        raise DbnetError(f"{path}: named {path.suffix}, but its content is {SUFFIXES[found][0]}; rename it")
+    return found
+
+
+def _by_content(head: bytes, promised: str | None) -> str | None:
+    if head[:4] == b"PK\x03\x04":
+        return "pth"
+    if head[:4] in ENCRYPTED_CKPT:
+        return "ckpt"  # whose reader says what to do
+    if head[:1] == b"\x80":  # a pickle: old torch files and Paddle's differ by name only
+        return promised if promised in ("pth", "pdparams") else "pth"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return "safetensors"
+    if head[:1] == b"\x0a" and head.lstrip()[:1] not in (b"<", b"{"):
+        return "ckpt" if promised != "onnx" else "onnx"
+    if head[:1] == b"\x08":
+        return "onnx"
+    return None
+
+
+def _looks_like(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return "is a web page, not weights (a download that needs a login or confirmation?)"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file (run git lfs pull)"
+    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
+        return "is an archive; unpack it first"
+    return "is in no format that is known"
+
+
+def codec(name: str) -> ModuleType:
+    """The codec module of a format, imported on demand (the .onnx one needs onnx)."""
+    return importlib.import_module(f"converters.{name}_file")
+
+
+def read_file(path: Path) -> TensorFile:
+    """Reads any supported file. Raises DbnetError."""
+    name = detect(path)
+    try:
+        file: TensorFile = codec(name).read(path)
+    except OSError as error:
+        raise DbnetError(f"{path}: cannot be read ({error.strerror})") from error
+    return file

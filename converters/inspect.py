@@ -1,0 +1,69 @@
+"""What is in a file: told even when it fits nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from converters.check import identify, weight_map
+from converters.formats import read_file
+from converters.load import SourceOptions, default_record
+from converters.tensor_file import TensorFile
+from converters.weights import digest
+from dbnet.record import Record
+
+
+def inspect(path: str | Path, options: SourceOptions | None = None) -> dict[str, Any]:
+    """Everything known about a weight file, as plain values.
+
+    Keys: format, spec, semantics, dialect, tensors, parameters, sha256, metadata, missing, unexpected (the contract),
+    and misshapen, wrong_dtype, dropped, dtypes, subset, record, nearest, training, notes. `spec`, `semantics` and
+    `sha256` are None for a file that fits nothing; `nearest` then names the nearest spec and dialect.
+    Raises DbnetError only for a file that cannot be read at all.
+    """
+    path, options = Path(path), options or SourceOptions()
+    file = read_file(path)
+    tensors = file.ema if options.take == "ema" and file.ema is not None else file.tensors
+    record = Record.from_json(file.record, str(path)) if file.record is not None else None
+    report = identify(tensors, options.dialect, record.spec if record else None)
+    fits = report.problems == 0
+    known = record or default_record(report.dialect.name, report.spec.name)
+    weights = weight_map(report.dialect.name, report.spec).apply(
+        {name[len(report.prefix):]: array for name, array in tensors.items() if name.startswith(report.prefix)}
+    ) if fits else {}
+    sha256 = digest(weights) if fits else None
+    return {
+        "format": file.format,
+        "spec": report.spec.name if fits else None,
+        "semantics": known.spec.semantics() if fits else None,
+        "dialect": report.dialect.name if fits else None,
+        "tensors": len(file.tensors),
+        "parameters": sum(array.size for array in (weights or file.tensors).values()),
+        "sha256": sha256,
+        "metadata": {**file.metadata, **_record_values(record)},
+        "missing": report.missing,
+        "unexpected": report.unexpected,
+        "misshapen": report.misshapen,
+        "wrong_dtype": report.wrong_dtype,
+        "dropped": report.dropped,
+        "dtypes": _dtypes(file),
+        "subset": report.subset if fits else None,
+        "record": None if record is None else "matches" if record.sha256 in (None, sha256) else "edited",
+        "nearest": None if fits else {"spec": report.spec.name, "dialect": report.dialect.name},
+        "training": file.training,
+        "notes": file.notes,
+    }
+
+
+def _record_values(record: Record | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    return {"origin": record.origin, "pixels": asdict(record.spec.pixels), "boxes": asdict(record.spec.boxes)}
+
+
+def _dtypes(file: TensorFile) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for array in file.tensors.values():
+        counts[array.dtype.name] = counts.get(array.dtype.name, 0) + 1
+    return counts

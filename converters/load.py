@@ -1,0 +1,135 @@
+"""From a file to a model: weights under canonical names, and the record that says what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from converters.check import WeightReport, identify, require_finite, weight_map
+from converters.dialects import DIALECTS, get_dialect, origin_of
+from converters.formats import read_file
+from converters.tensor_file import TensorFile, Weights
+from converters.weights import digest
+from dbnet.errors import DbnetError
+from dbnet.parameters import parameters
+from dbnet.record import Record
+from dbnet.spec import SPECS, get_spec, with_semantics
+
+Take = Literal["plain", "ema"]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user may say about a file that the file does not say itself.
+
+    spec, dialect: names that restrict the search. semantics: fields to change, on top of dialect or record.
+    take: which weights of a training file: "plain" or "ema". allow_edited: accept weights that no longer have the
+    digest in their record.
+    """
+
+    spec: str | None = None
+    dialect: str | None = None
+    semantics: Mapping[str, Any] = field(default_factory=dict)
+    take: Take | None = None
+    allow_edited: bool = False
+
+
+@dataclass
+class LoadedModel:
+    """A weight file, understood.
+
+    record: spec, origin and digest. weights: canonical names, canonical order. subset: "complete", or "inference"
+    without the training branch. bare: the file carried no record, so its dialect's defaults were taken.
+    """
+
+    path: Path
+    format: str
+    dialect: str
+    record: Record
+    weights: Weights
+    subset: str
+    bare: bool
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    release: Callable[[np.ndarray], None] = lambda array: None
+
+
+def default_record(dialect_name: str, spec_name: str) -> Record:
+    """What a bare file of that dialect and spec is taken for."""
+    dialect = DIALECTS[dialect_name]
+    return Record(dialect.spec(SPECS[spec_name]), origin_of(dialect, spec_name))
+
+
+def load_model(path: str | Path, options: SourceOptions | None = None) -> LoadedModel:
+    """Reads and checks a file in any supported format and dialect.
+
+    Raises DbnetError if it is damaged, fits no spec, holds NaN, or leaves open which weights are meant.
+    """
+    path, options = Path(path), options or SourceOptions()
+    file = read_file(path)
+    tensors = _taken(file, path, options.take)
+    record = Record.from_json(file.record, str(path)) if file.record is not None else None
+    wanted = record.spec if record else get_spec(options.spec) if options.spec else None
+    if options.dialect is not None:
+        get_dialect(options.dialect)
+    if record is not None and options.spec is not None and options.spec != record.spec.name:
+        raise DbnetError(f"{path}: its record says {record.spec.name}, you say {options.spec}; leave out --spec")
+    report = identify(tensors, options.dialect, wanted)
+    if report.problems:
+        raise DbnetError(f"{path}: fits no known network; nearest is {report.spec.name} in {report.dialect.name} "
+                         f"names: {report.describe()}; see dbnet inspect {path.name}")
+    mapping = weight_map(report.dialect.name, report.spec)
+    inner = {name[len(report.prefix):]: array for name, array in tensors.items() if name.startswith(report.prefix)}
+    weights = mapping.apply(inner)
+    require_finite(weights, str(path))
+    sha256 = digest(weights)
+    known = record or default_record(report.dialect.name, report.spec.name)
+    _require_unedited(record, sha256, path, options)
+    changed = with_semantics(known.spec, dict(options.semantics))
+    if [(p.name, p.shape) for p in parameters(changed)] != [(p.name, p.shape) for p in parameters(known.spec)]:
+        raise DbnetError(f"{path}: these semantics need other tensors than the file holds; choose another spec")
+    return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
+                       report.subset, record is None, report.dropped, _notes(file, report, options), file.release)
+
+
+def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
+    if take == "ema":
+        if file.ema is None:
+            raise DbnetError(f"{path}: holds no EMA copies; use --take plain, or leave it out")
+        return file.ema
+    if file.training and take is None:
+        found = ", ".join(f"{what} ({count})" for what, count in file.training.items())
+        choice = "--take plain or --take ema" if file.ema else "--take plain"
+        raise DbnetError(f"{path}: is a training file: beside the weights it holds {found}; say which weights you "
+                         f"mean: {choice}")
+    if not file.tensors:
+        raise DbnetError(f"{path}: holds no tensors; is it the right file?")
+    return file.tensors
+
+
+def _require_unedited(record: Record | None, sha256: str, path: Path, options: SourceOptions) -> None:
+    if record is None or record.sha256 in (None, sha256) or options.allow_edited:
+        return
+    raise DbnetError(f"{path}: its weights do not have the digest in its record: damaged, or edited after they were "
+                     f"written; if you edited them, add --allow-edited")
+
+
+def _notes(file: TensorFile, report: WeightReport, options: SourceOptions) -> list[str]:
+    notes = list(file.notes)
+    if report.dropped:
+        counters = sum(name.endswith("num_batches_tracked") for name in report.dropped)
+        others = [name for name in report.dropped if not name.endswith("num_batches_tracked")]
+        notes += [f"dropped {counters} num_batches_tracked"] * bool(counters)
+        notes += [f"dropped {len(others)} unused tensors ({', '.join(sorted(others)[:3])})"] * bool(others)
+    notes += [f"left out {what} ({count})" for what, count in file.training.items()
+              if not (what == "EMA copies" and options.take == "ema")]
+    others = [name for name in file.metadata if name != "format"]  # safetensors' "format": the writer's name
+    if others and file.format != "onnx":
+        notes.append(f"left out {len(others)} values that are not weights ({', '.join(others[:3])})")
+    if report.subset == "inference":
+        notes.append("inference subset: no head.thresh, so it cannot be trained further")
+    return notes

@@ -1,0 +1,33 @@
+"""What a file holds before anyone interprets the names in it: the waist between the codecs and the weight map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Canonical (MindOCR) or foreign names -> arrays. bfloat16 is `ml_dtypes.bfloat16`.
+Weights = dict[str, np.ndarray]
+
+
+@dataclass
+class TensorFile:
+    """Contents of one weight file.
+
+    format: "ckpt", "pth", "onnx", "safetensors" or "pdparams". tensors: under the file's own names, in its order,
+    C-contiguous and possibly read-only views into the mapped file. record: the JSON text under `dbnet`, if it carries
+    one. training: training state beside the weights, what -> number of entries (optimizer state, EMA copies).
+    notes: whatever else was found and not used, one phrase each. ema: EMA copies under plain names, if the
+    file holds them apart from `tensors`. release: gives back the memory pages of one tensor
+    (called after its last use; a no-op unless the file is mapped).
+    """
+
+    format: str
+    tensors: Weights
+    record: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    training: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ema: Weights | None = None
+    release: Callable[[np.ndarray], None] = lambda array: None

@@ -1,0 +1,161 @@
+"""The one weight map: another project's names <-> canonical names, in both directions from one table of rows.
+
+A `Dialect` is data: rows of path patterns and the framework whose leaf names it uses. Together with a spec's parameter
+list the rows yield, for every parameter, its name in that dialect; read backwards, the same list takes a file home. So
+the two directions cannot disagree, and completeness is checked with no framework installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from converters.tensor_file import Weights
+from dbnet.parameters import Framework, Parameter, Role, parameters
+from dbnet.spec import BoxRule, ModelSpec, PixelFormat, with_semantics
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A change of layout with its inverse: canonical -> foreign and back; both take and return an array."""
+
+    to_foreign: Callable[[np.ndarray], np.ndarray]
+    to_canonical: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row: a canonical module path and the foreign one. `{x}` stands for one part of a path, `{x*}` for the rest.
+
+    A parameter takes the first row that fits it; without a row it keeps its path.
+    """
+
+    canonical: str
+    foreign: str
+    transform: Transform | None = None
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a project names and means its weights.
+
+    framework: whose leaf names. specs: which SPECS its names can hold. suffixes: formats it is native to.
+    prefixes: what may stand before every name; the first is the one that is written.
+    dropped: patterns (regular expressions over the name without prefix) of tensors that are known and not used.
+    semantics, pixels, boxes: what a bare file of this project computes, where that differs from the spec's default.
+    fixed: semantic fields that the project's own code cannot change, with the only value it knows.
+    foreign: True if a file in this dialect is meant for that project's own code, which would not read our record.
+    """
+
+    name: str
+    project: str
+    framework: Framework
+    specs: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    rules: tuple[Rule, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    dropped: tuple[str, ...] = ()
+    semantics: Mapping[str, Any] = field(default_factory=dict)
+    pixels: PixelFormat | None = None
+    boxes: BoxRule | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = True
+
+    def spec(self, base: ModelSpec) -> ModelSpec:
+        """What a bare file in this dialect, of the shapes of `base`, computes."""
+        changed = with_semantics(base, dict(self.semantics))
+        return replace(changed, pixels=self.pixels or base.pixels, boxes=self.boxes or base.boxes)
+
+    def cannot_express(self, spec: ModelSpec) -> list[str]:
+        """The semantic fields in which `spec` differs from all that the project's own code can compute."""
+        ours = spec.relevant_semantics()
+        return [name for name, value in self.fixed.items() if name in ours and ours[name] != value]
+
+
+def _compile(rule: Rule) -> tuple[re.Pattern[str], str, Transform | None]:
+    pattern = re.sub(r"\\\{(\w+)(\\\*)?\\\}", lambda m: f"(?P<{m[1]}>{'.+' if m[2] else '[^.]+'})",
+                     re.escape(rule.canonical))
+    return re.compile(pattern), re.sub(r"\{(\w+)\*?\}", r"\\g<\1>", rule.foreign), rule.transform
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter and its place in a dialect."""
+
+    parameter: Parameter
+    foreign: str
+    transform: Transform | None
+
+    @property
+    def foreign_shape(self) -> tuple[int, ...]:
+        return self.to_foreign(np.broadcast_to(np.float32(0), self.parameter.shape)).shape
+
+    def to_foreign(self, array: np.ndarray) -> np.ndarray:
+        return array if self.transform is None else self.transform.to_foreign(array)
+
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        return array if self.transform is None else np.ascontiguousarray(self.transform.to_canonical(array))
+
+
+class WeightMap:
+    """The names of one spec in one dialect (without prefix), usable in both directions."""
+
+    def __init__(self, dialect: Dialect, spec: ModelSpec):
+        self.dialect, self.spec = dialect, spec
+        rules = [_compile(rule) for rule in dialect.rules]
+        self.entries: list[Entry] = []
+        for parameter in parameters(spec):
+            path, transform = parameter.path, None
+            for pattern, foreign, change in rules:
+                if match := pattern.fullmatch(parameter.path):
+                    path, transform = match.expand(foreign), change
+                    break
+            self.entries.append(Entry(parameter, f"{path}.{parameter.role.leaf(dialect.framework)}", transform))
+        self.by_foreign = {entry.foreign: entry for entry in self.entries}
+        self._dropped = [re.compile(pattern) for pattern in dialect.dropped]
+        self._counters = {_counter(entry) for entry in self.entries if entry.parameter.role is Role.NORM_MEAN} \
+            if dialect.framework == "torch" else set()
+
+    def is_dropped(self, name: str) -> bool:
+        """True for a name (without prefix) that is known and has no use here, such as num_batches_tracked."""
+        return name in self._counters or any(pattern.fullmatch(name) for pattern in self._dropped)
+
+    def apply(self, tensors: Mapping[str, np.ndarray]) -> Weights:
+        """Foreign -> canonical names and layouts, in canonical order; names that are not in the map are left out."""
+        return {entry.parameter.name: entry.to_canonical(tensors[entry.foreign])
+                for entry in self.entries if entry.foreign in tensors}
+
+    def inverse(self, weights: Mapping[str, np.ndarray]) -> Weights:
+        """Canonical -> foreign names with the dialect's first prefix; torch dialects get their zero counters."""
+        prefix, out = self.dialect.prefixes[0], {}
+        for entry in self.entries:
+            if entry.parameter.name in weights:
+                out[prefix + entry.foreign] = entry.to_foreign(weights[entry.parameter.name])
+        return self._with_counters(out)
+
+    def _with_counters(self, tensors: Weights) -> Weights:
+        """torch orders a batch norm as weight, bias, running_mean, running_var, num_batches_tracked."""
+        if self.dialect.framework != "torch":
+            return tensors
+        prefix, ordered = self.dialect.prefixes[0], {}
+        leaves = [role.leaf("torch") for role in (Role.NORM_SCALE, Role.NORM_SHIFT, Role.NORM_MEAN, Role.NORM_VARIANCE)]
+        for name, array in tensors.items():
+            if name in ordered:
+                continue
+            path = name.rpartition(".")[0]
+            if f"{path}.{Role.NORM_MEAN.leaf('torch')}"[len(prefix):] not in self.by_foreign:
+                ordered[name] = array
+                continue
+            ordered.update({f"{path}.{leaf}": tensors[f"{path}.{leaf}"] for leaf in leaves
+                            if f"{path}.{leaf}" in tensors})
+            ordered[f"{path}.num_batches_tracked"] = np.zeros((), np.int64)
+        return ordered
+
+
+def _counter(entry: Entry) -> str:
+    return f"{entry.foreign.rpartition('.')[0]}.num_batches_tracked"
+
