@@ -1,0 +1,155 @@
+"""Everything that differs between MindSpore's versions, from 2.3.1 on, and between the machines it runs on.
+
+Run here on 2.7 and 2.10 on CPUs. The branches for versions before 2.5, Ascend and NVIDIA's cards follow the
+documentation: 2.3.1 has no wheel for this kind of machine, and there was no such device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from dbnet.errors import DbnetError
+from dbnet.running import Device, DeviceKind
+
+#: Where oneDNN looks for the newest instruction set it may use; the second is its name before version 2.
+ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
+_TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
+_applied: list[str] = []  # the limit that `cure_avx512` has set in this process
+_NEEDS = {"gpu": "a MindSpore built for CUDA", "ascend": "CANN and the Ascend driver"}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps MindSpore's own lines from standard error: it logs what it is about to raise, over several lines."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def set_device(device: Device | None) -> Device:
+    """Makes a device MindSpore's own for this process and returns it; None: the one set before, or the best present.
+
+    Raises DbnetError if it is not there, or another one is already in use.
+    """
+    if device is None:
+        target = ms.get_context("device_target")  # MindSpore's default is the best its package and the machine have
+        return set_device(Device(next(kind for kind, name in _TARGETS.items() if name == target)))
+    target = _TARGETS[device.kind]
+    try:
+        with quiet():
+            if hasattr(ms, "set_device"):  # from 2.5 on
+                ms.set_device(target, device.index) if device.kind != "cpu" else ms.set_device(target)
+            else:
+                ms.set_context(device_target=target, device_id=device.index)
+    except (RuntimeError, ValueError) as error:
+        needs = f"it needs {_NEEDS[device.kind]} on this machine; " if device.kind in _NEEDS else ""
+        raise DbnetError(f"MindSpore {ms.__version__} cannot use {target}: {first_sentence(error)}; {needs}"
+                         f"use --device cpu or another runner") from error
+    return device
+
+
+def first_sentence(error: BaseException) -> str:
+    """Of an exception of MindSpore's, which run over dozens of lines."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).split(". ")[0].rstrip(".:")
+
+
+def keep_float32(kind: DeviceKind) -> dict[str, Any]:
+    """Has a device compute float32 in float32 (not in float16, HF32 or TF32) and repeatably.
+
+    Returns what now holds, for the record. What the user has configured before stays.
+    """
+    settings: dict[str, Any] = {"precision_mode": None, "hf32": None, "tf32": None, "deterministic": None}
+    if kind == "cpu":
+        return settings
+    if not hasattr(ms, "set_device"):  # before 2.5
+        ms.set_context(deterministic="ON")
+        if kind == "ascend":
+            ms.set_context(ascend_config={"precision_mode": "must_keep_origin_dtype", "conv_allow_hf32": False,
+                                          "matmul_allow_hf32": False})
+            return settings | {"precision_mode": "must_keep_origin_dtype", "hf32": False, "deterministic": True}
+        ms.set_context(gpu_config={"conv_allow_tf32": False, "matmul_allow_tf32": False})
+        return settings | {"tf32": False, "deterministic": True}
+    settings["deterministic"] = _configured(ms.set_deterministic, True)
+    if kind == "ascend":
+        precision = ms.device_context.ascend.op_precision
+        settings["precision_mode"] = _configured(precision.precision_mode, "must_keep_origin_dtype")
+        settings["hf32"] = _configured(precision.conv_allow_hf32, False)
+        _configured(precision.matmul_allow_hf32, False)
+    else:
+        precision = ms.device_context.gpu.op_precision
+        settings["tf32"] = _configured(precision.conv_allow_tf32, False)
+        _configured(precision.matmul_allow_tf32, False)
+    return settings
+
+
+def _configured(setter: Any, value: Any) -> Any:
+    try:
+        setter(value)
+    except RuntimeError:  # MindSpore takes each of these once per process
+        return "set before by this process"
+    return value
+
+
+def set_jit_level(cell: nn.Cell, level: str) -> None:
+    """`O0`, `O1` or `O2` for the graph of one cell, before its first call."""
+    cell.set_jit_config(ms.JitConfig(jit_level=level))
+
+
+def cann_version() -> str | None:
+    """CANN's, as its installation tells it; None without."""
+    home = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
+    info = Path(home) / "version.cfg" if home else None
+    if info is None or not info.is_file():
+        return None
+    lines = [line for line in info.read_text(errors="replace").splitlines() if "=" in line]
+    return lines[0].split("=", 1)[1].strip("[] \t") if lines else None
+
+
+def has_avx512() -> bool:
+    """True if this machine's processor has AVX-512 (read from Linux; elsewhere False)."""
+    path = Path("/proc/cpuinfo")
+    return path.is_file() and "avx512f" in path.read_text(errors="replace").split()
+
+
+def cure_avx512() -> bool:
+    """Has MindSpore's oneDNN use AVX2 in this process; call it before MindSpore's first operator.
+
+    On processors with AVX-512 MindSpore 2.10 falls back to oneDNN's reference convolution, which takes 100 times as
+    long. oneDNN reads its limit once, at its first operator, so one tiny convolution under the limit is enough; the
+    variable is then removed again, because torch's own oneDNN is fast with AVX-512 and reads the same one. Results
+    move by about 3e-6. A limit the user has set is left alone: `ONEDNN_MAX_CPU_ISA=DEFAULT` keeps oneDNN's choice.
+    Returns whether the limit holds.
+    """
+    if _applied:
+        return True
+    if any(name in os.environ for name in ISA_VARIABLES) or not has_avx512():
+        return False
+    if ms.get_context("device_target") != "CPU":
+        return False
+    os.environ[ISA_VARIABLES[0]] = "AVX2"
+    try:
+        one = ms.Tensor(np.ones((1, 1, 1, 1), np.float32))
+        ops.Conv2D(out_channel=1, kernel_size=1)(one, one).asnumpy()  # waits until it has run
+    finally:
+        del os.environ[ISA_VARIABLES[0]]
+    _applied.append("AVX2")
+    return True
+
+
+def isa_limit() -> str | None:
+    """The newest instruction set that MindSpore's oneDNN may use, as far as the user or `cure_avx512` has set it."""
+    return next((os.environ[name] for name in ISA_VARIABLES if name in os.environ), _applied[0] if _applied else None)

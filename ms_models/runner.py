@@ -1,0 +1,89 @@
+"""Runs the MindSpore half on arrays, in graph mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from dbnet.errors import DbnetError
+from dbnet.running import check_images, check_stages, driver_version, parse_device, require_training_branch, runnable
+from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
+from ms_models import compat
+from ms_models.dbnet import DBNet
+
+
+class Stages(nn.Cell):
+    """Some of a network's stages as one graph, so that nothing else is computed."""
+
+    def __init__(self, net: DBNet, stages: tuple[str, ...]):
+        super().__init__(auto_prefix=False)  # else every parameter would silently be renamed to net.*
+        self.net = net
+        self.with_training_maps = any(stage in TRAINING_STAGES for stage in stages)
+        self.chosen = tuple((STAGES + TRAINING_STAGES).index(stage) for stage in stages)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = self.net.stages(x)
+        if self.with_training_maps:
+            maps = maps + self.net.head.training_maps(maps[8], maps[10])
+        chosen = ()
+        for i in self.chosen:
+            chosen = chosen + (maps[i],)
+        return chosen
+
+
+class MindSporeRunner:
+    """A model in evaluation mode; see `evaluation.runners.Runner`. One compilation serves all sizes.
+
+    weights: canonical names, any float type. device: `cpu`, `gpu`, `ascend:0`, ...; default the one this process has
+    set, or the best present. jit_level: None leaves it to MindSpore. Switches the process to graph mode, and its CPU
+    operators to AVX2 where `compat.cure_avx512` says why. MindSpore takes its CPU threads from the cores the process
+    may use (`taskset`); none of its settings changed their number on 2.10. Raises DbnetError for a device that is not
+    there, and for weights that are not the spec's.
+    """
+
+    name = "mindspore"
+
+    def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], device: str | None = None,
+                 stages: tuple[str, ...] = ("probability",), jit_level: Literal["O0", "O1", "O2"] | None = None):
+        self.spec, self.stages, self.jit_level = spec, check_stages(stages), jit_level
+        require_training_branch(self.stages, weights)
+        arrays = runnable(spec, weights)
+        self._device = compat.set_device(None if device is None else parse_device(device))
+        self.device = "cpu" if self._device.kind == "cpu" else f"{self._device.kind}:{self._device.index}"
+        self._precision = compat.keep_float32(self._device.kind)
+        ms.set_context(mode=ms.GRAPH_MODE)
+        compat.cure_avx512()
+        self.net = DBNet(spec)
+        self.net.set_train(False)
+        for parameter in self.net.get_parameters():
+            parameter.set_data(Tensor(arrays[parameter.name]))
+        self._graph = Stages(self.net, self.stages)
+        self._graph.set_train(False)
+        self._graph.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))
+        if jit_level is not None:
+            compat.set_jit_level(self._graph, jit_level)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The stages of (N, 3, H, W) float32 images, which must be multiples of 32 px. Raises DbnetError otherwise."""
+        x = Tensor(check_images(images))
+        try:
+            maps = [tensor.asnumpy() for tensor in self._graph(x)]
+        except (RuntimeError, MemoryError) as error:
+            raise DbnetError(f"MindSpore failed on {self.device} at {images.shape}: {compat.first_sentence(error)}; "
+                             f"try a smaller image or another device") from error
+        return dict(zip(self.stages, maps, strict=True))
+
+    def environment(self) -> dict[str, Any]:
+        """What can move a number: versions, device, precision, jit level, threads."""
+        return {
+            "framework": "mindspore", "version": ms.__version__, "numpy": np.__version__, "device": self.device,
+            "device_name": None, "driver": driver_version(self._device.kind), "cann": compat.cann_version(),
+            "precision": "float32", **self._precision, "jit_level": self.jit_level or "default",
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "onednn_max_isa": compat.isa_limit(),
+        }

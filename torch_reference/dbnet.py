@@ -1,0 +1,38 @@
+"""DBNet and DBNet++: backbone, neck and head put together (arXiv:1911.08947, arXiv:2202.10304)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dbnet.spec import ModelSpec
+from torch_reference.fpn import DBFPN
+from torch_reference.head import DBHead
+from torch_reference.mobilenet import MobileNetV3
+from torch_reference.resnet import ResNet
+
+
+class DBNet(nn.Module):
+    """The detector that `spec` describes. Input (N, 3, H, W) float32, sides multiples of 32."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.backbone = MobileNetV3(spec) if spec.backbone == "mobilenetv3" else ResNet(spec)
+        self.neck = DBFPN(spec)
+        self.head = DBHead(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The probability of text, (N, 1, H, W) in [0, 1]."""
+        return self.stages(x)[-1]
+
+    def stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Every map of `dbnet.spec.STAGES`, in that order."""
+        c2, c3, c4, c5 = self.backbone(x)
+        p2, p3, p4, p5, fused = self.neck(c2, c3, c4, c5)
+        logits, probability = self.head(fused)
+        return c2, c3, c4, c5, p2, p3, p4, p5, fused, logits, probability
+
+    def training_outputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probability, threshold and approximate binary map, each (N, 1, H, W): what the loss compares."""
+        stages = self.stages(x)
+        threshold, binary = self.head.training_maps(stages[8], stages[10])
+        return stages[10], threshold, binary

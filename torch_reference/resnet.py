@@ -1,0 +1,108 @@
+"""ResNet-18 and ResNet-50 as feature extractors (arXiv:1512.03385), under MindOCR's names.
+
+Source: MindOCR `mindocr/models/backbones/mindcv_models/resnet.py`. The stride sits in the bottleneck's 3x3, as in
+torchvision; no convolution has a bias.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dbnet.parameters import RESNET_BLOCKS
+from dbnet.spec import ModelSpec, Padding
+
+
+def stem_pool(padding: Padding) -> nn.Module:
+    """3x3 max-pool of stride 2 for even sides; `same` pads the bottom and right only."""
+    if padding == "same":
+        # The last window hangs over the edge by one, which for even sides is the padding that `same` means.
+        return nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
+    return nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=False)
+
+
+def down_sample(in_channels: int, out_channels: int, stride: int, eps: float) -> nn.Module:
+    """The shortcut: 1x1 convolution and batch norm where the shape changes, else the identity."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, padding=0, bias=False),
+        nn.BatchNorm2d(out_channels, eps=eps, momentum=0.1),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: (N, in_channels, H, W) -> (N, channels, H / stride, W / stride)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
+        self.down_sample = down_sample(in_channels, channels, stride, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + self.down_sample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 beside a shortcut: (N, in_channels, H, W) -> (N, 4 channels, H / stride, W / stride)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=1, padding=0, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, stride=1, padding=0, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels, eps=eps, momentum=0.1)
+        self.relu = nn.ReLU()
+        self.down_sample = down_sample(in_channels, out_channels, stride, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + self.down_sample(x))
+
+
+class ResNet(nn.Module):
+    """(N, 3, H, W) -> c2, c3, c4, c5 at strides 4, 8, 16, 32."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        block = BasicBlock if spec.backbone == "resnet18" else Bottleneck
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64, eps=spec.norm_eps, momentum=0.1)
+        self.relu = nn.ReLU()
+        self.max_pool = stem_pool(spec.stem_pool)
+        blocks = RESNET_BLOCKS[spec.backbone]
+        self.layer1 = make_layer(block, 64, 64, blocks[0], 1, spec.norm_eps)
+        self.layer2 = make_layer(block, 64 * block.expansion, 128, blocks[1], 2, spec.norm_eps)
+        self.layer3 = make_layer(block, 128 * block.expansion, 256, blocks[2], 2, spec.norm_eps)
+        self.layer4 = make_layer(block, 256 * block.expansion, 512, blocks[3], 2, spec.norm_eps)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.max_pool(self.relu(self.bn1(self.conv1(x))))
+        c2 = self.layer1(x)
+        c3 = self.layer2(c2)
+        c4 = self.layer3(c3)
+        c5 = self.layer4(c4)
+        return c2, c3, c4, c5
+
+
+def make_layer(block: type[BasicBlock] | type[Bottleneck], in_channels: int, channels: int, count: int, stride: int,
+               eps: float) -> nn.Sequential:
+    """`count` blocks, of which the first changes the shape."""
+    blocks = [block(in_channels, channels, stride, eps)]
+    for _ in range(1, count):
+        blocks.append(block(channels * block.expansion, channels, 1, eps))
+    return nn.Sequential(*blocks)
