@@ -1,0 +1,88 @@
+"""The `dbnet` command. Commands are named as strings and imported when they run, so that `dbnet --help` is quick.
+
+Exit codes of every command: 0 done or same, 1 a negative verdict, 2 usage, 3 could not do it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from dbnet.errors import DbnetError
+
+#: command -> (module:function, one line of help). The help stands here so that listing imports nothing.
+COMMANDS = {
+    "convert": ("dbnet.cli.convert:convert", "Convert weights between .ckpt, .pth, .onnx and .safetensors."),
+    "export": ("dbnet.cli.export:export", "Write an .onnx for deployment (old opset, no training branch)."),
+    "inspect": ("dbnet.cli.inspect:inspect", "Say what a weight file holds."),
+    "compare": ("dbnet.cli.compare:compare", "Compare two weight files tensor by tensor."),
+    "evaluate": ("dbnet.cli.evaluate:evaluate", "Score a model on a data set."),
+    "specs": ("dbnet.cli.specs:specs", "List the known networks with their sizes."),
+    "demo": ("dbnet.cli.demo:demo", "Convert, run and compare an embedded model; write a report."),
+}
+
+USAGE, FAILED = 2, 3
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, function = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dbnet-parity", message="dbnet-parity %(version)s")
+def cli() -> None:
+    """Move DBNet text detectors between MindSpore, PyTorch and ONNX, and prove that they are still the same."""
+
+
+def main() -> None:
+    """Runs the command line and turns every failure into one line and an exit code."""
+    try:
+        from dbnet.shadow import check_shadowing
+        check_shadowing()
+        code = cli.main(prog_name="dbnet", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(USAGE)
+    except click.Abort:
+        _fail("interrupted")
+    except DbnetError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader of our output left, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        _fail("not enough memory; close other programs or use a smaller input")
+    except Exception as error:  # a bug of ours, but a traceback is not for users
+        if os.environ.get("DBNET_TRACEBACK"):
+            raise
+        _fail(f"internal error, please report it ({type(error).__name__}: {error}); "
+              f"set DBNET_TRACEBACK=1 to see where it happened")
+
+
+def _fail(message: str) -> None:
+    print(f"dbnet: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

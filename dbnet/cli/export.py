@@ -1,0 +1,32 @@
+"""dbnet export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dbnet.cli.options import PathArgument, source_options
+
+
+@click.command()
+@click.argument("model", type=PathArgument)
+@click.argument("target", type=PathArgument)
+@click.option("--opset", type=int, default=13, show_default=True, help="ONNX opset of the file.")
+@click.option("--data-shape", nargs=2, type=int, metavar="H W", help="Fix height and width (multiples of 32).")
+@click.option("--force", is_flag=True, help="Replace an existing target.")
+@source_options
+def export(model: Path, target: Path, opset: int, data_shape: tuple[int, int] | None, force: bool,
+           options: Any) -> None:
+    """Write MODEL as an .onnx for deployment: no training branch, IR 8, opset 13, silent in today's and old runtimes.
+
+    Use dbnet convert for the complete archive form that can be converted back and trained further.
+    """
+    from functools import partial
+
+    from converters.export import export as run
+    from evaluation.export_check import check_export
+    check = partial(check_export, data_shape=data_shape)
+    for line in run(model, target, options, opset=opset, data_shape=data_shape, force=force, check=check):
+        click.echo(line)

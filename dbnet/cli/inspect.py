@@ -1,0 +1,69 @@
+"""dbnet inspect"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dbnet.cli.options import PathArgument, json_option, source_options, write_json
+
+LISTED = 8
+
+
+@click.command()
+@click.argument("file", type=PathArgument)
+@json_option
+@source_options
+def inspect(file: Path, json_path: str | None, options: Any) -> None:
+    """Say what FILE holds: network, semantics, dialect, tensors, digest; and what is wrong if it fits nothing.
+
+    Exit code 1 if it fits no known network.
+    """
+    from converters.inspect import inspect as run
+    found = run(file, options)
+    if json_path:
+        write_json(json_path, found)
+    if json_path != "-":
+        _show(file, found)
+    if found["spec"] is None:
+        raise click.exceptions.Exit(1)
+
+
+def _show(file: Path, found: dict[str, Any]) -> None:
+    lines = [("file", f"{file} ({found['format']})")]
+    if found["spec"]:
+        subset = "" if found["subset"] == "complete" else "  (inference subset: no head.thresh)"
+        lines += [("spec", found["spec"] + subset), ("dialect", found["dialect"]),
+                  ("semantics", ", ".join(f"{k}={v}" for k, v in found["semantics"].items())),
+                  ("record", {None: "none: the dialect's defaults are assumed", "matches": "present, digest matches",
+                              "edited": "present, but the weights were changed after it was written"}[found["record"]])]
+    else:
+        near = found["nearest"]
+        lines.append(("fits", f"nothing; nearest is {near['spec']} in {near['dialect']} names"))
+    dtypes = ", ".join(f"{count} {name}" for name, count in found["dtypes"].items())
+    lines += [("tensors", f"{found['tensors']} ({dtypes})"), ("values", f"{found['parameters']:,}")]
+    if found["sha256"]:
+        lines.append(("sha256", found["sha256"]))
+    for key in ("missing", "unexpected", "dropped"):
+        if found[key]:
+            lines.append((key, f"{len(found[key])}: {_names(found[key])}"))
+    for key in ("misshapen", "wrong_dtype"):
+        if found[key]:
+            lines.append((key, f"{len(found[key])}: {_names([f'{n} {why}' for n, why in found[key].items()])}"))
+    lines += [(what, f"{count}") for what, count in found["training"].items()]
+    lines += [("note", note) for note in found["notes"]]
+    lines += [(key, _short(value)) for key, value in found["metadata"].items()]
+    for key, text in lines:
+        click.echo(f"{key:<12}{text}")
+
+
+def _names(names: list[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def _short(value: object) -> str:
+    text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return text if len(text) <= 200 else text[:197] + "..."

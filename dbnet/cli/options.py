@@ -1,0 +1,76 @@
+"""What several commands share: options about a source file, --json, and tables."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+PathArgument = click.Path(path_type=Path)
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--spec, --from, --set, --take, --allow-edited; the command gets them as one `options: SourceOptions`."""
+
+    @click.option("--spec", metavar="NAME", help="The network, where shapes leave it open (see dbnet specs).")
+    @click.option("--from", "dialect", metavar="DIALECT",
+                  help="Whose names the file uses: mindocr, torch, mhliao, paddle, mindocr_enhance. Told by them.")
+    @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
+                  help="Say what a bare file means, e.g. stem_pool=symmetric (repeatable).")
+    @click.option("--take", type=click.Choice(["plain", "ema"]), help="Which weights of a training file.")
+    @click.option("--allow-edited", is_flag=True, help="Accept weights that do not match the digest in their record.")
+    @functools.wraps(command)
+    def wrapped(spec: str | None, dialect: str | None, settings: Sequence[str], take: Any, allow_edited: bool,
+                **others: Any) -> Any:
+        from converters.load import SourceOptions
+        options = SourceOptions(spec=spec, dialect=dialect, semantics=dict(map(_setting, settings)), take=take,
+                                allow_edited=allow_edited)
+        return command(options=options, **others)
+
+    return wrapped
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--set wants FIELD=VALUE, not {text!r}")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        return name.strip(), value.strip()
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--json FILE; `-` is standard output, and nothing else is then printed there."""
+    return click.option("--json", "json_path", metavar="FILE", help="Write the result as JSON; - for standard output."
+                        )(command)
+
+
+def write_json(path: str, data: Any) -> None:
+    """Writes to a file, replacing it, or to standard output for `-`. Raises DbnetError."""
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    if path == "-":
+        click.echo(text)
+        return
+    from converters.writing import write_text
+    write_text(Path(path), text + "\n")
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> None:
+    """Prints a table; `right`: columns aligned to the right. Wide enough for a pipe, fitted to a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i in set(right) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

@@ -1,0 +1,90 @@
+"""Polygons: area, smallest rectangle, growing and shrinking, overlap. A polygon is (P, 2), x and y in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pyclipper
+import shapely
+
+
+def area(polygon: np.ndarray) -> float:
+    """Area in square pixels by the shoelace formula; a figure eight, whose halves cancel out, has less than it covers.
+    """
+    x, y = np.asarray(polygon, np.float64).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def areas(polygons: Sequence[np.ndarray]) -> np.ndarray:
+    """`area` of each: (K,) float64."""
+    return np.array([area(polygon) for polygon in polygons], np.float64)
+
+
+def mini_box(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """The smallest rotated rectangle around `points` (N, 2), int32 or float32.
+
+    Returns its corners (4, 2) float32 from the top left clockwise, and its shorter side in pixels. Which corner is the
+    top left of a rectangle that stands on its tip, MhLiao/DB, MindOCR and PaddleOCR decide in the same way (their
+    `get_mini_boxes`): of the two leftmost corners the upper one.
+    """
+    rectangle = cv2.minAreaRect(points)
+    corners = cv2.boxPoints(rectangle)
+    first, second, third, last = corners[np.argsort(corners[:, 0], kind="stable")]
+    top_left, bottom_left = (first, second) if second[1] > first[1] else (second, first)
+    top_right, bottom_right = (third, last) if last[1] > third[1] else (last, third)
+    return np.stack([top_left, top_right, bottom_right, bottom_left]), min(rectangle[1])
+
+
+def offset(polygon: np.ndarray, distance: float) -> list[np.ndarray]:
+    """`polygon` grown by `distance` pixels with round corners, or shrunk where it is negative.
+
+    Returns the parts, each (P, 2) int32: several where shrinking cuts the polygon, none where nothing is left.
+    Coordinates are cut to integers before and after, as pyclipper does in all the projects.
+    """
+    clipper = pyclipper.PyclipperOffset()
+    clipper.AddPath(polygon, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+    return [np.array(part, np.int32) for part in clipper.Execute(distance)]
+
+
+def unclip(polygon: np.ndarray, ratio: float) -> list[np.ndarray]:
+    """`polygon` grown by area * ratio / perimeter (Liao et al. 2019, section 3.4). Returns parts as `offset` does."""
+    # shapely's own area and perimeter: a last bit of difference can move a truncated corner by a whole pixel.
+    shape = shapely.Polygon(polygon)
+    return offset(polygon, shape.area * ratio / shape.length) if shape.length > 0 else []
+
+
+def intersection_areas(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """Areas shared by each pair of the A polygons `first` and the B polygons `second`: (A, B) float64, square pixels.
+
+    A polygon that crosses itself covers what lies inside it by the even-odd rule.
+    """
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)))
+    a, b = _regions(first), _regions(second)
+    rows, columns = shapely.STRtree(a).query(b)[::-1]  # only pairs whose bounding boxes touch
+    shared = np.zeros((len(a), len(b)))
+    shared[rows, columns] = shapely.area(shapely.intersection(a[rows], b[columns]))
+    return shared
+
+
+def iou(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """Intersection over union of each pair: (A, B) float64, fractions; 0 where the union is empty."""
+    return over_union(intersection_areas(first, second), areas(first), areas(second))
+
+
+def over_union(intersections: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`intersections` (A, B) divided by the unions, from the areas (A,) and (B,); 0 for an empty union."""
+    unions = first[:, np.newaxis] + second - intersections
+    return np.divide(intersections, unions, out=np.zeros_like(intersections), where=unions != 0)
+
+
+def _regions(polygons: Sequence[np.ndarray]) -> np.ndarray:
+    """The plane regions of polygons, as an array of valid shapely geometries."""
+    shapes = np.array([shapely.Polygon(polygon) for polygon in polygons], dtype=object)
+    for i in np.flatnonzero(~shapely.is_valid(shapes)):
+        # A repaired polygon may come with loose lines and points, which shapely will not intersect.
+        parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[i])))
+        shapes[i] = shapely.multipolygons(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])
+    return shapes

@@ -1,0 +1,120 @@
+"""Pixels in: from an image file to the network's input, as MindOCR, PaddleOCR and MhLiao/DB each do it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dbnet.errors import DbnetError
+from dbnet.spec import STRIDE, PixelFormat, check_size
+
+#: Most pixels of an input (its float32 tensor then takes 0.8 GB): an absurd aspect ratio must not eat the memory.
+MAX_PIXELS = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The network's input, and what is needed to find the way back to the image.
+
+    tensor: (1, 3, h, w) float32. original_size: (height, width) of the image in pixels. resized_size: (height, width)
+    of the part of the tensor that shows the image, from its top left; the rest is padding.
+    """
+
+    tensor: np.ndarray
+    original_size: tuple[int, int]
+    resized_size: tuple[int, int]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads an image file: (H, W, 3) uint8, BGR.
+
+    Turned as its EXIF orientation says, like `cv2.imread` in all the projects; grey becomes BGR, an alpha channel is
+    dropped, 16 bits become 8. Raises DbnetError if the file is missing or is no image.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on every system
+    except OSError as error:
+        raise DbnetError(f"{path}: cannot be read ({error.strerror or error}); give an image file") from error
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error as error:
+        raise DbnetError(f"{path}: cannot be decoded ({error.err}); give a JPEG or PNG file") from error
+    if image is None:
+        raise DbnetError(f"{path}: not an image that OpenCV can read, or cut off; give a JPEG or PNG file")
+    return image
+
+
+def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
+    """Resizes and normalises one image, (H, W, 3) uint8 in BGR, for a network with that pixel format.
+
+    Each resize rule computes in the order and precision of the project that it comes from, so that the tensor equals
+    that project's bit for bit. Raises DbnetError if the pixel format leads to a size that no network here takes, and
+    ValueError if `image` is not such an array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    if not all(pixels.std):
+        raise DbnetError(f"the pixel format divides by zero: std {pixels.std}")
+    height, width = image.shape[:2]
+    resized = _resized_size(height, width, pixels)
+    padded = pixels.size if pixels.resize == "keep_ratio_pad" else resized
+    check_size(*padded)
+    if math.prod(padded) > MAX_PIXELS:
+        raise DbnetError(f"an image of {height} x {width} pixels would become {padded[0]} x {padded[1]} by the resize "
+                         f"rule {pixels.resize}, more than {MAX_PIXELS} pixels; crop it")
+    if pixels.colour == "RGB":
+        image = image[:, :, ::-1]
+    normalise = {"short_side_min": _normalise_paddle, "short_side": _normalise_mhliao}.get(
+        pixels.resize, _normalise_mindocr)
+    if pixels.resize == "short_side":
+        image = image.astype(np.float32)  # MhLiao/DB resizes floats; the others round to 8 bits again
+    image = cv2.resize(np.ascontiguousarray(image), resized[::-1], interpolation=cv2.INTER_LINEAR)
+    if padded != resized:
+        image = cv2.copyMakeBorder(image, 0, padded[0] - resized[0], 0, padded[1] - resized[1], cv2.BORDER_CONSTANT)
+    tensor = np.ascontiguousarray(normalise(image, pixels).transpose(2, 0, 1)[np.newaxis])
+    return Prepared(tensor, (height, width), resized)
+
+
+def _resized_size(height: int, width: int, pixels: PixelFormat) -> tuple[int, int]:
+    """Height and width, in pixels, to which the image itself is resized."""
+    target_height, target_width = pixels.size
+    if pixels.resize == "stretch":
+        return target_height, target_width
+    if pixels.resize == "short_side":  # MhLiao/DB demo.py, in its order of operations
+        short = target_height
+        if height < width:
+            return short, math.ceil(short / height * width / STRIDE) * STRIDE
+        return math.ceil(short / width * height / STRIDE) * STRIDE, short
+    if pixels.resize == "short_side_min":  # PaddleOCR 2 DetResizeForTest; version 3 also shrinks to 4000 pixels
+        ratio = max(1.0, target_height / min(height, width))
+        return _round_to_stride(int(height * ratio)), _round_to_stride(int(width * ratio))
+    ratio = min(target_height / height, target_width / width)  # MindOCR DetResize(keep_ratio=True, padding=True)
+    return _round_to_stride(int(height * ratio)), _round_to_stride(int(width * ratio))
+
+
+def _round_to_stride(side: int) -> int:
+    return max(round(side / STRIDE) * STRIDE, STRIDE)
+
+
+# Three ways to write (x - mean) / std, which differ in the last bits of a float32.
+
+
+def _normalise_mindocr(image: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+    """MindOCR NormalizeImage: in units of 0..255, float32 throughout."""
+    mean, std = (np.array(values, np.float32) for values in (pixels.mean, pixels.std))
+    return (image.astype(np.float32) - mean) / std
+
+
+def _normalise_paddle(image: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+    """PaddleOCR NormalizeImage: in units of 0..1, float32 throughout."""
+    mean, std = (np.array(values, np.float64) / 255 for values in (pixels.mean, pixels.std))
+    return (image.astype(np.float32) * np.float32(1 / 255) - mean.astype(np.float32)) / std.astype(np.float32)
+
+
+def _normalise_mhliao(image: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+    """MhLiao/DB demo.py: the mean subtracted in float64, then back to float32."""
+    return (image - np.array(pixels.mean, np.float64)).astype(np.float32) / np.array(pixels.std, np.float32)

@@ -1,0 +1,1 @@
+"""Detecting, scoring and reporting, with any runtime."""
