@@ -1,0 +1,1 @@
+"""The proofs: `pytest parity/` compares weights, feature maps, boxes and scores across MindSpore, torch and ONNX."""

@@ -1,0 +1,102 @@
+"""What is compared with what: specs x runners x input sizes, every weight file made by the real converter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import converters
+from dbnet.seeded import seeded_images, seeded_weights
+from dbnet.spec import SPECS, STAGES, ModelSpec
+from evaluation.runners import open_runner
+from parity.compare import Comparison, compare_stages
+from parity.tolerances import tolerances
+
+RUNNERS = ("torch", "mindspore", "onnxruntime")
+PAIRS = tuple(itertools.combinations(RUNNERS, 2))
+#: The file each runner reads: its framework's own.
+SUFFIX = {"torch": ".pth", "mindspore": ".ckpt", "onnxruntime": ".onnx"}
+#: (images, height, width); the second needs the dynamic shape and a batch.
+SIZES = ((1, 96, 160), (2, 64, 224))
+
+#: The known networks, and the same ones under the other projects' semantics: one field changed, not a patch.
+CASES: dict[str, ModelSpec] = {
+    **SPECS,
+    "dbnet_resnet18+symmetric": replace(SPECS["dbnet_resnet18"], stem_pool="symmetric"),
+    "dbnetpp_resnet50+symmetric": replace(SPECS["dbnetpp_resnet50"], stem_pool="symmetric"),
+    "dbnet_mobilenetv3+paddle": replace(SPECS["dbnet_mobilenetv3"], depthwise_padding="symmetric",
+                                        se_gate="hard_sigmoid_0.2"),
+    "dbnet_mobilenetv3+torch": replace(SPECS["dbnet_mobilenetv3"], depthwise_padding="symmetric",
+                                       se_gate="hard_sigmoid"),
+}
+
+
+@dataclass
+class Lab:
+    """Writes each model once, runs each runner once per input, and remembers the outputs."""
+
+    folder: Path
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        self._outputs: dict[tuple[str, str, tuple[int, int, int]], dict[str, np.ndarray]] = {}
+        self._runners: dict[tuple[str, str], Any] = {}
+
+    def file(self, case: str, suffix: str) -> Path:
+        """The model of a case in a format, by way of .safetensors, so that every file has been through the map."""
+        path = self.folder / f"{case}{suffix}"
+        if not path.exists():
+            source = self.folder / f"{case}.safetensors"
+            if not source.exists():
+                converters.save_weights(seeded_weights(CASES[case], 11), source, spec=CASES[case])
+            if suffix != ".safetensors":
+                converters.convert(source, path, stages=suffix == ".onnx")
+        return path
+
+    def runner(self, case: str, name: str) -> Any:
+        """An open runner with all stages; "float64" is the referee."""
+        if (case, name) not in self._runners:
+            if name == "float64":
+                from torch_reference.runner import TorchRunner
+                weights = converters.load_weights(self.file(case, ".pth"))
+                runner: Any = TorchRunner(CASES[case], weights, stages=STAGES, precision="float64", device="cpu")
+            else:
+                runner = open_runner(self.file(case, SUFFIX[name]), runner=name, stages=STAGES,
+                                     device=self.device_of(name))
+            self._runners[case, name] = runner
+        return self._runners[case, name]
+
+    def device_of(self, name: str) -> str:
+        """--device means the framework that can use it; the others stay on the CPU."""
+        wanted = (self.device or "cpu").lower().split(":")[0]
+        able = {"ascend": ("mindspore",), "npu": ("mindspore",), "cuda": ("torch", "onnxruntime"),
+                "gpu": ("torch", "mindspore", "onnxruntime")}.get(wanted, ())
+        return str(self.device) if name in able else "cpu"
+
+    def outputs(self, case: str, name: str, size: tuple[int, int, int]) -> dict[str, np.ndarray]:
+        """Every stage of a runner (or the referee) on the seeded images of that size."""
+        key = (case, name, size)
+        if key not in self._outputs:
+            self._outputs[key] = self.runner(case, name).run(seeded_images(*size, seed=size[2]))
+        return self._outputs[key]
+
+    def compare(self, case: str, pair: tuple[str, str], size: tuple[int, int, int]) -> list[Comparison]:
+        """All stages of two runners, under the wider of their devices' tolerances."""
+        rows = [tolerances(self.device_of(name)) for name in pair]
+        return compare_stages(self.outputs(case, pair[0], size), self.outputs(case, pair[1], size),
+                              max(rows, key=lambda row: row.features))
+
+    def to_float64(self, case: str, name: str, size: tuple[int, int, int]) -> dict[str, float]:
+        """Distance of each stage to float64, relative to the stage's largest value."""
+        return distances(self.outputs(case, "float64", size), self.outputs(case, name, size))
+
+
+def distances(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """stage -> largest difference over the reference's largest value, in float64."""
+    return {stage: float(np.abs(reference[stage].astype(np.float64) - candidate[stage]).max()
+                         / np.abs(reference[stage]).max()) for stage in reference if stage in candidate}

@@ -1,0 +1,94 @@
+"""Comparing two arrays so that the comparison can fail, and saying where two models part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dbnet.errors import DbnetError
+from dbnet.spec import STAGES, TRAINING_STAGES
+from parity.tolerances import Tolerances
+
+#: A reference that spreads less than this share of its largest value proves nothing: everything matches a constant.
+LEAST_SPREAD = 1e-4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One stage of two models. Errors are absolute, `max_rel` relative to the reference's largest value.
+
+    mismatched: values beyond `tolerance` (relative to that largest value); size: values compared; worst_index: where
+    the largest error is; reference_spread: standard deviation of the reference over its largest value.
+    """
+
+    stage: str
+    max_abs: float
+    max_rel: float
+    mismatched: int
+    size: int
+    worst_index: tuple[int, ...]
+    reference_spread: float
+    tolerance: float
+    passed: bool
+
+
+def compare(stage: str, reference: np.ndarray, candidate: np.ndarray, tolerance: float,
+            constant_is_known: bool = False) -> Comparison:
+    """Compares in float64.
+
+    Raises DbnetError for different shapes, NaN or Inf, and for a reference that is constant (unless that is a known,
+    listed exception): such a comparison could not fail.
+    """
+    if reference.shape != candidate.shape:
+        raise DbnetError(f"{stage}: shapes differ, {reference.shape} and {candidate.shape}")
+    if reference.size == 0:
+        raise DbnetError(f"{stage}: is empty, nothing to compare")
+    wide, other = reference.astype(np.float64), candidate.astype(np.float64)
+    for who, array in (("reference", wide), ("candidate", other)):
+        if not np.isfinite(array).all():
+            raise DbnetError(f"{stage}: the {who} holds NaN or Inf")
+    scale = float(np.abs(wide).max())
+    spread = float(wide.std() / scale) if scale else 0.0
+    if spread < LEAST_SPREAD and not constant_is_known:
+        raise DbnetError(f"{stage}: the reference is constant (spread {spread:.1e}); comparing with it proves nothing")
+    error = np.abs(wide - other)
+    worst = int(error.argmax())
+    relative = error / (scale or 1.0)
+    mismatched = int((relative > tolerance).sum())
+    return Comparison(stage, float(error.flat[worst]), float(relative.flat[worst]), mismatched, error.size,
+                      tuple(int(i) for i in np.unravel_index(worst, error.shape)), spread, tolerance, mismatched == 0)
+
+
+def compare_stages(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],
+                   tolerances: Tolerances, known_constant: Sequence[str] = ()) -> list[Comparison]:
+    """All stages that both have, in the order in which they are computed. Raises DbnetError as `compare` does."""
+    order = [*STAGES, *TRAINING_STAGES]
+    stages = [name for name in order if name in reference and name in candidate]
+    if not stages:
+        raise DbnetError("the two models have no stage in common")
+    return [compare(name, reference[name], candidate[name], tolerances.of(name), name in known_constant)
+            for name in stages]
+
+
+def first_divergence(comparisons: Sequence[Comparison]) -> Comparison | None:
+    """The first stage that fails, in order; everything behind it may only have inherited its error."""
+    return next((c for c in comparisons if not c.passed), None)
+
+
+def table(comparisons: Sequence[Comparison], referee: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The comparisons as text. referee: runner name -> stage -> distance to float64, printed beside."""
+    referee = referee or {}
+    header = ["stage", "max abs", "max rel", "tolerance", "mismatched", "spread",
+              *(f"{name} to float64" for name in referee), ""]
+    rows = [[c.stage, f"{c.max_abs:.2e}", f"{c.max_rel:.2e}", f"{c.tolerance:.0e}", f"{c.mismatched}/{c.size}",
+             f"{c.reference_spread:.2f}", *(f"{values.get(c.stage, float('nan')):.2e}" for values in referee.values()),
+             "ok" if c.passed else f"FAILS at {c.worst_index}"] for c in comparisons]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in [header, *rows]]
+    diverged = first_divergence(comparisons)
+    if diverged is not None:
+        lines.append(f"first divergence: {diverged.stage}")
+    return "\n".join(lines)

@@ -1,0 +1,193 @@
+"""The originals: outputs of MindOCR's own code (MindSpore 2.10, CPU) and of MhLiao/DB's own PyTorch code.
+
+Not our halves against each other, but each of them against the project whose weights it claims to run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+import converters
+from converters.check import weight_map
+from converters.convert import convert, load_model
+from converters.formats import codec
+from dbnet.parameters import Role, parameters
+from dbnet.spec import SPECS
+from evaluation.runners import open_runner
+from parity import known
+from parity.cases import RUNNERS, SUFFIX, distances
+from parity.compare import compare
+from parity.data import ROOT, need, oracle_module
+from parity.tolerances import tolerances
+
+MINDOCR = ("dbnet_mobilenetv3", "dbnet_resnet18", "dbnet_resnet50", "dbnetpp_resnet50")
+MHLIAO = {"resnet18": "dbnet_resnet18", "resnet50": "dbnet_resnet50", "resnet50_asf": "dbnetpp_resnet50"}
+STAGES = ("c2", "c3", "c4", "c5", "fused", "probability")
+#: In torch and MindSpore only: an .onnx file has no training outputs.
+TRAINING = {"threshold": "threshold", "thresh_binary_mindocr": "binary"}
+MHLIAO_TOLERANCE = 1e-4
+
+
+def mindocr_weights(spec_name, seed=0):
+    seeded = oracle_module().seeded_array
+    return {p.name: seeded(p.name, p.shape, seed) for p in parameters(SPECS[spec_name])}
+
+
+def oracle_image():
+    return oracle_module().seeded_image(96, 160, 0)
+
+
+def require_close(stage, reference, candidate, tolerance, report, constant_is_known=False, **row):
+    found = compare(stage, reference, candidate, tolerance, constant_is_known)
+    report(**row, **asdict(found))
+    assert found.passed, found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files of the oracles' weights, made once: (spec, suffix) -> path."""
+    folder, made = tmp_path_factory.mktemp("oracles"), {}
+
+    def make(spec_name, suffix):
+        if (spec_name, suffix) not in made:
+            path = folder / f"{spec_name}{suffix}"
+            converters.save_weights(mindocr_weights(spec_name), path, spec=spec_name)
+            made[spec_name, suffix] = path
+        return made[spec_name, suffix]
+
+    return make
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("spec", MINDOCR)
+def test_mindocr(spec, runner, files, available, report):
+    available(runner)
+    oracle = np.load(need(f"oracle/mindocr_seed0_96x160/{spec}.npz"))
+    ours = open_runner(files(spec, SUFFIX[runner]), runner=runner, device="cpu", stages=STAGES).run(oracle_image())
+    for stage in STAGES:
+        require_close(stage, oracle[stage], ours[stage], tolerances("cpu").of(stage), report, spec=spec, runner=runner)
+
+
+def training_runner(spec_name, name, step_function, **options):
+    """A runner that gives the threshold and binary maps under a step function."""
+    spec = replace(SPECS[spec_name], step_function=step_function)
+    if name == "torch":
+        from torch_reference.runner import TorchRunner as Runner
+    else:
+        from ms_models.runner import MindSporeRunner as Runner
+    return Runner(spec, mindocr_weights(spec_name), device="cpu", stages=("threshold", "binary"), **options)
+
+
+@pytest.mark.parametrize("runner", ["torch", "mindspore"])
+@pytest.mark.parametrize("spec", MINDOCR)
+def test_mindocr_training_outputs(spec, runner, available, report):
+    available(runner)
+    oracle = np.load(need(f"oracle/mindocr_seed0_96x160/{spec}.npz"))
+    ours = training_runner(spec, runner, "mindocr").run(oracle_image())
+    for theirs, stage in TRAINING.items():
+        listed = known.find("constant_reference", "mindocr_oracle", spec, theirs) is not None
+        require_close(theirs, oracle[theirs], ours[stage], tolerances("cpu").of(theirs), report, listed, spec=spec,
+                      runner=runner)
+
+
+@pytest.mark.parametrize("runner", ["torch", "mindspore"])
+@pytest.mark.parametrize("spec", MINDOCR)
+def test_paper_binary_map(spec, runner, available, report):
+    available(runner, "float64")
+    referee = training_runner(spec, "torch", "paper", precision="float64").run(oracle_image())
+    ours = training_runner(spec, runner, "paper").run(oracle_image())
+    require_close("binary", referee["binary"], ours["binary"], tolerances("cpu").of("binary"), report, spec=spec,
+                  runner=runner)
+
+
+EXACT = """
+import sys
+import numpy as np
+import mindspore as ms
+sys.path.insert(0, {root!r})
+from dataclasses import replace
+from parity.test_oracles import mindocr_weights, oracle_image
+from dbnet.spec import SPECS, STAGES
+from ms_models import build
+from ms_models.runner import Stages
+
+name = sys.argv[1]
+ms.set_context(mode=ms.GRAPH_MODE)
+ms.set_device("CPU") if hasattr(ms, "set_device") else ms.set_context(device_target="CPU")
+net = build(replace(SPECS[name], step_function="mindocr"))
+for parameter in net.get_parameters():
+    parameter.set_data(ms.Tensor(mindocr_weights(name)[parameter.name]))
+wanted = ("c2", "c3", "c4", "c5", "fused", "probability", "threshold", "binary")
+graph = Stages(net, wanted)
+graph.set_train(False)
+np.savez(sys.argv[2], **{{k: v.asnumpy() for k, v in zip(wanted, graph(ms.Tensor(oracle_image())))}})
+"""
+
+
+@pytest.mark.parametrize("spec", MINDOCR)
+def test_mindspore_half_is_mindocr_bit_for_bit(spec, available, tmp_path):
+    """In a process of its own without ONEDNN_MAX_CPU_ISA, as the oracle was made. 2.9 and 2.10 agree bit for bit."""
+    available("mindspore")
+    from importlib import metadata
+    if metadata.version("mindspore").rsplit(".", 1)[0] not in ("2.9", "2.10"):
+        pytest.skip("the oracle was made with MindSpore 2.10; 2.8 and older differ from it in the last bits")
+    environment = {k: v for k, v in os.environ.items() if k not in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")}
+    script = tmp_path / "exact.py"
+    script.write_text(EXACT.format(root=str(ROOT)))
+    done = subprocess.run([sys.executable, str(script), spec, str(tmp_path / "out.npz")], env=environment, text=True,
+                          capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, oracle = np.load(tmp_path / "out.npz"), np.load(need(f"oracle/mindocr_seed0_96x160/{spec}.npz"))
+    pairs = {**{stage: stage for stage in STAGES}, **TRAINING}
+    different = {theirs: int((ours[mine] != oracle[theirs]).sum()) for theirs, mine in pairs.items()
+                 if not np.array_equal(ours[mine], oracle[theirs])}
+    assert not different
+
+
+def mhliao_file(folder, variant):
+    """A checkpoint as MhLiao/DB saves it; the file's own names, with MindSpore's batch-norm leaves, are the seeds."""
+    seeded, spec = oracle_module().seeded_array, SPECS[MHLIAO[variant]]
+    norms = {role.leaf("torch"): role.leaf("mindspore") for role in Role if role.is_norm}
+    tensors = {}
+    for entry in weight_map("mhliao", spec).entries:
+        path, _, leaf = entry.foreign.rpartition(".")
+        name = f"{path}.{norms[leaf] if entry.parameter.role.is_norm else leaf}"
+        tensors[f"model.module.{entry.foreign}"] = seeded(name, entry.parameter.shape, 0)
+    path = folder / f"{variant}.pth"
+    with path.open("w+b") as stream:
+        codec("pth").write(stream, tensors, None)
+    return path
+
+
+@pytest.mark.parametrize("hops", [False, True], ids=["direct", "pth-ckpt-onnx-pth"])
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("variant", list(MHLIAO))
+def test_mhliao(variant, runner, hops, available, report, tmp_path):
+    available(runner)
+    oracle = np.load(need(f"oracle/mhliao_seed0_96x160/{variant}.npz"))
+    path = mhliao_file(tmp_path, variant)
+    if hops:
+        for name in ("a.ckpt", "b.onnx", "c.pth"):
+            path = convert(path, tmp_path / name).target
+    ours = open_runner(path, runner=runner, device="cpu", stages=tuple(oracle.files)).run(oracle_image())
+    for stage in oracle.files:
+        require_close(stage, oracle[stage], ours[stage], MHLIAO_TOLERANCE, report, spec=variant, runner=runner)
+
+
+def test_mhliao_weights_in_mindocrs_network_are_another_detector(available, tmp_path):
+    """The trap: 134 of 134 names map, and the probabilities differ widely, because one max-pool pads otherwise."""
+    available("torch")
+    model = load_model(mhliao_file(tmp_path, "resnet18"))
+    assert len(model.weights) == 134
+    from torch_reference.runner import TorchRunner
+    stages = ("c2", "probability")
+    right, wrong = (TorchRunner(replace(model.record.spec, stem_pool=pool), model.weights, device="cpu", stages=stages
+                                ).run(oracle_image()) for pool in ("symmetric", "same"))
+    assert np.abs(right["probability"] - wrong["probability"]).max() > 0.3
+    assert distances(right, wrong)["c2"] > 0.1

@@ -1,0 +1,113 @@
+"""Polygons: area, smallest rectangle, growing, overlap."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dbnet.geometry import area, areas, intersection_areas, iou, mini_box, offset, unclip
+
+SQUARE = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], float)
+FIGURE_EIGHT = np.array([[0, 0], [10, 10], [10, 0], [0, 10]], float)
+
+coordinates = st.integers(0, 400)
+sides = st.integers(8, 200)
+quads = st.tuples(coordinates, coordinates, sides, sides, st.floats(-90, 90)).map(
+    lambda r: cv2.boxPoints(((float(r[0]), float(r[1])), (float(r[2]), float(r[3])), r[4])))
+
+
+@pytest.mark.parametrize(("polygon", "expected"), [
+    (SQUARE, 100), (SQUARE[::-1], 100), (FIGURE_EIGHT, 0), (SQUARE[:3], 50), (SQUARE + 1e5, 100),
+    ([[0, 0], [4, 0], [4, 4], [2, 1], [0, 4]], 10),
+])
+def test_area(polygon, expected):
+    assert area(np.array(polygon, float)) == expected
+
+
+@pytest.mark.parametrize(("corners", "expected"), [
+    ([(2, 1), (9, 1), (9, 5), (2, 5)], [(2, 1), (9, 1), (9, 5), (2, 5)]),
+    ([(5, 0), (10, 5), (5, 10), (0, 5)], [(5, 0), (10, 5), (5, 10), (0, 5)]),   # on its tip
+    ([(0, 4), (8, 0), (10, 4), (2, 8)], [(0, 4), (8, 0), (10, 4), (2, 8)]),
+])
+def test_mini_box_starts_at_the_top_left_and_goes_clockwise(corners, expected):
+    box, side = mini_box(np.array(corners, np.int32))
+    shifts = [np.roll(expected, k, axis=0) for k in range(4)]
+    assert any(np.allclose(box, shifted, atol=1e-4) for shifted in shifts)
+    assert box.dtype == np.float32
+    assert side == pytest.approx(min(math.dist(corners[0], corners[1]), math.dist(corners[1], corners[2])), abs=1e-4)
+    assert cv2.contourArea(box, oriented=True) > 0  # clockwise, as y points down
+
+
+@given(quads)
+def test_mini_box_of_a_rectangle_is_that_rectangle(quad):
+    box, _ = mini_box(quad)
+    assert iou([quad], [box])[0, 0] > 0.99
+    left = np.argsort(box[:, 0], kind="stable")[:2]
+    assert min(box[left, 1]) == box[0, 1] or box[left[0], 1] == box[left[1], 1]
+
+
+@given(quads, st.floats(0.5, 3.0))
+def test_unclip_grows_by_area_times_ratio_over_perimeter(quad, ratio):
+    quad = np.trunc(quad)
+    assume(min(np.linalg.norm(quad - np.roll(quad, 1, axis=0), axis=1)) > 4)
+    perimeter = sum(math.dist(a, b) for a, b in zip(quad, np.roll(quad, -1, axis=0), strict=True))
+    distance = area(quad) * ratio / perimeter
+    (grown,) = unclip(quad, ratio)
+    exact = area(quad) + perimeter * distance + math.pi * distance**2  # rounded corners make one full circle
+    assert area(grown) == pytest.approx(exact, rel=0.02, abs=3 * (perimeter + 2 * math.pi * distance))
+
+
+def test_offset_shrinks_cuts_and_vanishes():
+    (small,) = offset(SQUARE, -2)
+    assert area(small) == 36
+    assert offset(SQUARE, -6) == []
+    waist = np.array([[0, 0], [40, 0], [42, 18], [80, 18], [82, 0], [120, 0], [120, 40], [82, 40], [80, 22], [42, 22],
+                      [40, 40], [0, 40]])
+    assert len(offset(waist, -4)) == 2
+    assert len(offset(waist, 4)) == 1
+
+
+def test_unclip_of_a_single_point_is_nothing():
+    assert unclip(np.zeros((4, 2)), 1.5) == []
+
+
+@given(st.lists(quads, max_size=4), st.lists(quads, max_size=4))
+def test_iou_is_symmetric_and_a_fraction(first, second):
+    one, other = iou(first, second), iou(second, first)
+    assert one.shape == (len(first), len(second))
+    np.testing.assert_allclose(one, other.T, atol=1e-9)
+    assert np.all((one >= 0) & (one <= 1 + 1e-9))
+    if first:
+        np.testing.assert_allclose(np.diag(iou(first, first)), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("a", "b", "shared"), [
+    (SQUARE, SQUARE + (5, 0), 50), (SQUARE, SQUARE[::-1], 100), (SQUARE, SQUARE + (10, 0), 0),
+    (SQUARE, SQUARE + (50, 0), 0), (SQUARE, FIGURE_EIGHT, 50), (FIGURE_EIGHT, FIGURE_EIGHT, 50),
+    (SQUARE, np.array([[3, 3], [3, 3], [3, 3], [3, 3]], float), 0),
+    (SQUARE, np.array([[0, 0], [5, 5], [9, 9], [2, 2]], float), 0),
+])
+def test_intersection_areas(a, b, shared):
+    assert intersection_areas([a], [b])[0, 0] == pytest.approx(shared)
+
+
+def test_a_covered_twice_part_counts_by_the_even_odd_rule():
+    """A pentagram's middle is wound twice, so it is outside: what the official scripts' polygon library computes."""
+    angles = np.radians(90 + 144 * np.arange(5))
+    star = np.c_[np.cos(angles), np.sin(angles)] * 100
+    tip = 100**2 * 0.5 * math.sin(math.radians(36))  # triangle from the centre to a tip and to an inner corner ...
+    inner = math.sin(math.radians(18)) / math.sin(math.radians(54))  # ... which is this much nearer to the centre
+    covered = 10 * tip * inner - 5 * 0.5 * (100 * inner) ** 2 * math.sin(math.radians(72))
+    assert intersection_areas([star], [SQUARE * 100 - 500])[0, 0] == pytest.approx(covered)
+
+
+def test_nothing_against_something():
+    assert areas([]).shape == (0,)
+    assert intersection_areas([], [SQUARE]).shape == (0, 1)
+    assert iou([SQUARE], []).shape == (1, 0)
+    assert iou([FIGURE_EIGHT], [FIGURE_EIGHT + 100])[0, 0] == 0  # an empty union
