@@ -69,8 +69,9 @@ def main() -> None:
                     s.run(["probability"], {"image": image})
                     taken.append(time.perf_counter() - start)
             ours, theirs = min(seconds[0]), min(seconds[1])
-            print(f"{args.spec} {'dynamic' if dynamic else 'static'} {HEIGHT}x{WIDTH}, {args.threads} threads, minimum of "
-                  f"{args.runs}: ours {ours:.3f} s, torch.onnx.export {theirs:.3f} s, ratio {ours / theirs:.3f}; "
+            kind = "dynamic" if dynamic else "static"
+            print(f"{args.spec} {kind} {HEIGHT}x{WIDTH}, {args.threads} threads, minimum of {args.runs}: "
+                  f"ours {ours:.3f} s, torch.onnx.export {theirs:.3f} s, ratio {ours / theirs:.3f}; "
                   f"largest difference {np.abs(outputs[0] - outputs[1]).max():.1e}")
 
 

@@ -65,8 +65,8 @@ def save_model(model: LoadedModel, target: Path, to: str | None = None, force: b
     if lost and kind == "ckpt":
         remarks.append(f"exact in ms_models, not in MindOCR: {', '.join(lost)}")
     text: str | None = record.to_json()
-    if kind == "ckpt" and _same_meaning(record, default_record(dialect.name, record.spec.name)):
-        text = None  # a str entry trips scripts that call .asnumpy() on every value; a bare file says the same
+    if kind == "ckpt" and _goes_without_saying(record, dialect):
+        text = None  # a str entry trips scripts that call .asnumpy() on every value; the bare file means the same
     names = _write(model, target, kind, dialect, text, stages)
     return Conversion(model, target, kind, dialect.name, names, text is not None, remarks)
 
@@ -83,8 +83,11 @@ def _target_dialect(target: Path, kind: str, to: str | None) -> Dialect:
     return dialect
 
 
-def _same_meaning(a: Record, b: Record) -> bool:
-    return a.spec == b.spec and a.origin == b.origin
+def _goes_without_saying(record: Record, dialect: Dialect) -> bool:
+    """True if this is MindOCR's own network and pixels: what a bare checkpoint is taken for by everybody."""
+    default = default_record(dialect.name, record.spec.name)
+    same = (record.spec, record.origin) == (default.spec, default.origin)
+    return same and DIALECTS[default.origin].project == "MindOCR"
 
 
 def _write(model: LoadedModel, target: Path, kind: str, dialect: Dialect, record: str | None, stages: bool) -> int:
@@ -125,7 +128,8 @@ def describe(conversion: Conversion) -> list[str]:
              f"{subset}, {len(model.weights)} tensors, {values:,} values, bit for bit; "
              f"sha256 {(model.record.sha256 or '')[:16]}"]
     semantics = ", ".join(f"{k}={v}" for k, v in key_semantics(model).items())
-    how = f"taken from {DIALECTS[model.dialect].project}'s default, the file carries no record" if model.bare \
+    project = DIALECTS[model.record.origin].project
+    how = f"taken from {project}'s default, the file carries no record" if model.bare \
         else f"from the file's record, origin {model.record.origin}"
     lines.append(f"semantics: {semantics} ({how})")
     return lines + model.notes + conversion.remarks

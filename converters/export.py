@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from converters import onnx_file
+from converters.convert import require_same
 from converters.formats import target_format
 from converters.load import LoadedModel, SourceOptions, load_model
+from converters.weights import digest
 from converters.writing import check_target, write_verified
 from dbnet.errors import DbnetError
+from dbnet.parameters import parameters
 from dbnet.spec import check_size
 
 
@@ -28,12 +32,12 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
     check_target(target, source, force)
     if data_shape is not None:
         check_size(*data_shape)
-    model = load_model(source, options)
-    record, told = model.record.to_json(), []
+    model = inference_part(load_model(source, options))
+    record = model.record.to_json()
+    told: list[str] = []
 
     def verify(path: Path) -> None:
-        if onnx_file.read(path).record != record:
-            raise DbnetError(f"{target}: the record read back is not the one written; nothing was changed")
+        require_same(onnx_file.read(path), model.weights, record, target)
         if check is not None:
             told.append(check(path, model))
 
@@ -42,3 +46,10 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
     shape = f"{data_shape[0]}x{data_shape[1]}" if data_shape else "dynamic"
     return [f"{source.name} -> {target.name}: {model.record.spec.name}, delivery form, opset {opset}, shape {shape}, "
             f"{target.stat().st_size / 1e6:.1f} MB", *told, *model.notes]
+
+
+def inference_part(model: LoadedModel) -> LoadedModel:
+    """The model without its training branch; the record then has the digest of what is left."""
+    training = {p.name for p in parameters(model.record.spec) if p.training_only}
+    weights = {name: array for name, array in model.weights.items() if name not in training}
+    return replace(model, weights=weights, subset="inference", record=replace(model.record, sha256=digest(weights)))

@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -18,6 +17,7 @@ from dbnet.errors import DbnetError
 from dbnet.preprocess import read_image
 from dbnet.sample import Detection, Sample
 from dbnet.spec import BoxRule, PixelFormat
+from dbnet.version import VERSION
 from evaluation.detect import detect
 from evaluation.protocols import Counts, Score, rrc
 
@@ -87,10 +87,6 @@ def evaluate(
 
 def versions() -> dict[str, str]:
     """Of what turns maps into boxes and boxes into scores; a change in any of them can move a box or a score."""
-    try:
-        own = metadata.version("dbnet-parity")
-    except metadata.PackageNotFoundError:
-        own = "not installed"  # run from a clone
-    return {"dbnet-parity": own, "python": platform.python_version(), "numpy": np.__version__,
+    return {"dbnet-parity": VERSION, "python": platform.python_version(), "numpy": np.__version__,
             "opencv": cv2.__version__, "shapely": shapely.__version__, "geos": shapely.geos_version_string,
             "pyclipper": getattr(pyclipper, "__version__", "unknown")}

@@ -45,7 +45,6 @@ class Lab:
 
     def __post_init__(self) -> None:
         self._outputs: dict[tuple[str, str, tuple[int, int, int]], dict[str, np.ndarray]] = {}
-        self._runners: dict[tuple[str, str], Any] = {}
 
     def file(self, case: str, suffix: str) -> Path:
         """The model of a case in a format, by way of .safetensors, so that every file has been through the map."""
@@ -59,17 +58,12 @@ class Lab:
         return path
 
     def runner(self, case: str, name: str) -> Any:
-        """An open runner with all stages; "float64" is the referee."""
-        if (case, name) not in self._runners:
-            if name == "float64":
-                from torch_reference.runner import TorchRunner
-                weights = converters.load_weights(self.file(case, ".pth"))
-                runner: Any = TorchRunner(CASES[case], weights, stages=STAGES, precision="float64", device="cpu")
-            else:
-                runner = open_runner(self.file(case, SUFFIX[name]), runner=name, stages=STAGES,
-                                     device=self.device_of(name))
-            self._runners[case, name] = runner
-        return self._runners[case, name]
+        """A runner with all stages; "float64" is the referee."""
+        if name == "float64":
+            from torch_reference.runner import TorchRunner
+            weights = converters.load_weights(self.file(case, ".pth"))
+            return TorchRunner(CASES[case], weights, stages=STAGES, precision="float64", device="cpu")
+        return open_runner(self.file(case, SUFFIX[name]), runner=name, stages=STAGES, device=self.device_of(name))
 
     def device_of(self, name: str) -> str:
         """--device means the framework that can use it; the others stay on the CPU."""
@@ -80,10 +74,11 @@ class Lab:
 
     def outputs(self, case: str, name: str, size: tuple[int, int, int]) -> dict[str, np.ndarray]:
         """Every stage of a runner (or the referee) on the seeded images of that size."""
-        key = (case, name, size)
-        if key not in self._outputs:
-            self._outputs[key] = self.runner(case, name).run(seeded_images(*size, seed=size[2]))
-        return self._outputs[key]
+        if (case, name, size) not in self._outputs:
+            runner = self.runner(case, name)  # opened once for all sizes, and not kept: they add up to gigabytes
+            for each in SIZES:
+                self._outputs[case, name, each] = runner.run(seeded_images(*each, seed=each[2]))
+        return self._outputs[case, name, size]
 
     def compare(self, case: str, pair: tuple[str, str], size: tuple[int, int, int]) -> list[Comparison]:
         """All stages of two runners, under the wider of their devices' tolerances."""

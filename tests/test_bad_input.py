@@ -81,8 +81,8 @@ def test_not_weights(tmp_path, name, content, word):
     require_refused(dbnet("convert", tmp_path / name, tmp_path / "b.safetensors"), name, word)
 
 
-@pytest.mark.parametrize(("is_a", "named"), [("ckpt", "pth"), ("pth", "ckpt"), ("onnx", "ckpt"), ("safetensors", "onnx"),
-                                             ("pth", "safetensors")])
+@pytest.mark.parametrize(("is_a", "named"), [
+    ("ckpt", "pth"), ("pth", "ckpt"), ("onnx", "ckpt"), ("safetensors", "onnx"), ("pth", "safetensors")])
 def test_wrong_suffix(tmp_path, good, is_a, named):
     (tmp_path / f"a.{named}").write_bytes(good[is_a].read_bytes())
     require_refused(dbnet("convert", tmp_path / f"a.{named}", tmp_path / "b.safetensors"), f"a.{named}")

@@ -128,6 +128,11 @@ def test_ckpt_carries_a_record_only_where_it_says_something(tmp_path):
     assert load_model(tmp_path / "b.ckpt").record.spec == changed
 
 
+def test_ckpt_of_paddles_network_says_whose_pixels_it_wants(tmp_path):
+    converters.save_weights(seeded_weights(SPECS[SMALL]), tmp_path / "a.ckpt", spec=SMALL)
+    assert json.loads(read_file(tmp_path / "a.ckpt").record)["pixels"]["colour"] == "BGR"
+
+
 def test_a_spec_with_other_shapes_travels(tmp_path):
     narrow = replace(SPECS["dbnet_resnet18"], neck_channels=64, norm_eps=1e-3)
     converters.save_weights(seeded_weights(narrow), tmp_path / "a.pth", spec=narrow)

@@ -148,7 +148,9 @@ def test_torch_agrees_with_mindocr(name, seeded, need):
 @pytest.mark.parametrize("name", [
     pytest.param(name, marks=[pytest.mark.long] if "resnet50" in name else []) for name in MINDOCR])
 def test_mindspore_equals_mindocr_bit_for_bit(name, root, need):
-    pytest.importorskip("mindspore")
+    version = pytest.importorskip("mindspore").__version__
+    if not version.startswith(("2.9.", "2.10.")):
+        pytest.skip(f"MindOCR's run was made with MindSpore 2.10, which computes as 2.9 does; this is {version}")
     folder = need(f"oracle/mindocr_seed0_96x160/{name}.npz").parents[1]
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_MAX_CPU_ISA")}
     done = subprocess.run([sys.executable, "-c", BIT_FOR_BIT, str(folder), name], cwd=root, env=environment,

@@ -56,7 +56,7 @@ def test_mhliao_names_are_the_originals(shared, file, spec):
     assert report.problems == 0
     ours = weight_map("mhliao", SPECS[spec]).inverse(seeded_weights(SPECS[spec]))
     assert {n: a.shape for n, a in ours.items()} == {n: s for n, s in theirs.items() if n not in report.dropped or
-                                                     n.endswith("num_batches_tracked") and n in ours}
+                                                     (n.endswith("num_batches_tracked") and n in ours)}
 
 
 @pytest.mark.parametrize("file", ["deformable_resnet18", "deformable_resnet50", "deformable_resnet50_asf"])

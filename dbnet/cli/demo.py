@@ -83,12 +83,12 @@ def _run(files: list[Path]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     from dataclasses import replace
 
     import numpy as np
-    from evaluation.runners import open_runner
 
     from dbnet.datasets.drawn import draw
     from dbnet.extras import installed
     from dbnet.preprocess import prepare
     from dbnet.spec import SPECS, STAGES
+    from evaluation.runners import open_runner
     pixels = replace(SPECS[SPEC].pixels, size=(HEIGHT, WIDTH))
     images = np.concatenate([prepare(draw(i, HEIGHT, WIDTH)[0], pixels).tensor for i in range(IMAGES)])
     outputs, missing = {}, []

@@ -30,16 +30,15 @@ def evaluate(model: Path, dataset: str, root: Path, runner: str | None, device: 
 
     Pixel format and box rule are the model's own: from the record in the file, or from its dialect.
     """
-    from evaluation.runners import open_runner
-
     from dbnet.datasets import icdar2015
     from evaluation.evaluate import evaluate as run
+    from evaluation.runners import open_runner
     samples = icdar2015.load(root)[:limit]
     opened = open_runner(model, runner=runner, device=device, threads=threads, options=options)
     with _progress(len(samples), json_path == "-") as advance:
         result = run(opened, samples, opened.spec.pixels, opened.spec.boxes, progress=advance)
     if json_path == "-":
-        click.echo(result.to_json())
+        click.echo(result.to_json(), nl=False)
         return
     if json_path:
         from converters.writing import write_text
