@@ -45,7 +45,13 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
         stream, model.weights, model.record.spec, record, form="delivery", opset=opset, data_shape=data_shape), verify)
     shape = f"{data_shape[0]}x{data_shape[1]}" if data_shape else "dynamic"
     return [f"{source.name} -> {target.name}: {model.record.spec.name}, delivery form, opset {opset}, shape {shape}, "
-            f"{target.stat().st_size / 1e6:.1f} MB", *told, *model.notes]
+            f"{target.stat().st_size / 1e6:.1f} MB", *told, *model.notes, *_remarks(model)]
+
+
+def _remarks(model: LoadedModel) -> list[str]:
+    if any(array.dtype.name == "bfloat16" for array in model.weights.values()):
+        return ["bfloat16 weights: ONNX Runtime reads them, OpenCV 4 does not"]
+    return []
 
 
 def inference_part(model: LoadedModel) -> LoadedModel:

@@ -79,7 +79,7 @@ def _looks_like(head: bytes) -> str:
 
 
 def codec(name: str) -> ModuleType:
-    """The codec module of a format, imported on demand (the .onnx one needs onnx)."""
+    """The codec module of a format, imported on demand."""
     return importlib.import_module(f"converters.{name}_file")
 
 

@@ -73,10 +73,11 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     file = read_file(path)
     tensors = _taken(file, path, options.take)
     record = Record.from_json(file.record, str(path)) if file.record is not None else None
-    wanted = record.spec if record else get_spec(options.spec) if options.spec else None
+    said = get_spec(options.spec) if options.spec else None
+    wanted = record.spec if record else said
     if options.dialect is not None:
         get_dialect(options.dialect)
-    if record is not None and options.spec is not None and options.spec != record.spec.name:
+    if record is not None and said is not None and said.name != record.spec.name:
         raise DbnetError(f"{path}: its record says {record.spec.name}, you say {options.spec}; leave out --spec")
     report = identify(tensors, options.dialect, wanted)
     if report.problems:

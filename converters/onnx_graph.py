@@ -32,7 +32,7 @@ from dbnet.parameters import BACKBONE_CHANNELS, parameters
 from dbnet.spec import STAGES, ModelSpec, check_size
 
 Form = Literal["archive", "delivery"]
-#: Opset by default: 17 is the newest that goes with IR 8, 13 what CANN's older tools take.
+#: Opset by default: 17 has HardSwish and goes with IR 8, 13 is what CANN's older tools take.
 DEFAULT_OPSET: dict[Form, int] = {"archive": 17, "delivery": 13}
 MIN_OPSET, MAX_OPSET = 11, 22
 #: ONNX Runtime 1.15 refuses newer ones. Newer opsets need newer ones all the same.

@@ -12,6 +12,7 @@ import sys
 import click
 
 from dbnet.errors import DbnetError
+from dbnet.version import VERSION
 
 #: command -> (module:function, one line of help). The help stands here so that listing imports nothing.
 COMMANDS = {
@@ -46,7 +47,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dbnet-parity", message="dbnet-parity %(version)s")
+@click.version_option(VERSION, message="dbnet-parity %(version)s")
 def cli() -> None:
     """Move DBNet text detectors between MindSpore, PyTorch and ONNX, and prove that they are still the same."""
 

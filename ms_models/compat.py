@@ -51,7 +51,7 @@ def set_device(device: Device | None) -> Device:
     try:
         with quiet():
             if hasattr(ms, "set_device"):  # from 2.5 on
-                ms.set_device(target, device.index) if device.kind != "cpu" else ms.set_device(target)
+                ms.set_device(*((target,) if device.kind == "cpu" else (target, device.index)))
             else:
                 ms.set_context(device_target=target, device_id=device.index)
     except (RuntimeError, ValueError) as error:
