@@ -136,8 +136,9 @@ name = sys.argv[1]
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU") if hasattr(ms, "set_device") else ms.set_context(device_target="CPU")
 net = build(replace(SPECS[name], step_function="mindocr"))
+weights = mindocr_weights(name)
 for parameter in net.get_parameters():
-    parameter.set_data(ms.Tensor(mindocr_weights(name)[parameter.name]))
+    parameter.set_data(ms.Tensor(weights[parameter.name]))
 wanted = ("c2", "c3", "c4", "c5", "fused", "probability", "threshold", "binary")
 graph = Stages(net, wanted)
 graph.set_train(False)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_dbnet(home: Path, *before: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m dbnet --help` with `before` and then `home` on the path, and nothing of the working directory."""
-    return subprocess.run([sys.executable, "-P", "-m", "dbnet", "--help"], cwd=home, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*before, home]))}, check=False)
+    """`python -m dbnet --help` with `before`, `home` and the dependencies on the path, in this order.
+
+    Not the working directory (-P), and no .pth files (-S): an editable install of this checkout would fill every gap.
+    """
+    path = os.pathsep.join(map(str, [*before, home, sysconfig.get_path("purelib")]))
+    return subprocess.run([sys.executable, "-S", "-P", "-m", "dbnet", "--help"], cwd=home, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": path}, check=False)
 
 
 @pytest.fixture

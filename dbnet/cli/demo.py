@@ -41,14 +41,18 @@ def demo(out: Path) -> None:
         click.echo(table(rows))
     for name in missing:
         click.echo(f"{name}: not installed, not compared")
-    same = weights.same and all(row.passed for rows in comparisons.values() for row in rows)
+    boxes = _compare_boxes(outputs)
+    for line in boxes.values():
+        click.echo(line)
+    same = weights.same and all(row.passed for rows in comparisons.values() for row in rows) and all(
+        "unexplained" not in line for line in boxes.values())
     scores = _scores(outputs)
     click.echo("")
     print_table("F-score on the drawn images. The weights are seeded, not trained: this score means nothing.",
                 ("runtime", "boxes", "precision", "recall", "f-score"),
                 [(name, s["boxes"], *(f"{s[k]:.4f}" for k in ("precision", "recall", "fscore")))
                  for name, s in scores.items()], right=(1, 2, 3, 4))
-    report = write_report(out, said, weights, outputs, comparisons, scores, missing, same)
+    report = write_report(out, said, weights, outputs, comparisons, list(boxes.values()), scores, missing, same)
     click.echo(f"{'the same model everywhere' if same else 'DIFFERENT'}; report: {report}")
     if not same:
         raise click.exceptions.Exit(1)
@@ -108,6 +112,22 @@ def _compare(outputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     from parity.tolerances import tolerances
     return {f"{a} against {b}": compare_stages(outputs[a], outputs[b], tolerances("cpu"))
             for a, b in itertools.combinations(outputs, 2)}
+
+
+def _compare_boxes(outputs: dict[str, dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """Runner pair -> what there is to say of their boxes."""
+    import itertools
+
+    from parity.boxes import compare_boxes
+    told = {}
+    for a, b in itertools.combinations(outputs, 2):
+        found = [compare_boxes(outputs[a]["probability"][i, 0], outputs[b]["probability"][i, 0], embedded_spec().boxes)
+                 for i in range(IMAGES)]
+        unexplained = sum(f.unexplained for f in found)
+        line = f"boxes, {a} against {b}: {sum(f.boxes[0] for f in found)} and {sum(f.boxes[1] for f in found)}"
+        line += ", the same" if all(f.same for f in found) else f", {sum(f.unmatched for f in found)} differ"
+        told[a, b] = line + (f", {unexplained} of them unexplained" if unexplained else "")
+    return told
 
 
 def _scores(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

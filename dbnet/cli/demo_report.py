@@ -14,7 +14,7 @@ from dbnet.errors import DbnetError
 
 
 def write_report(out: Path, said: list[str], weights: Any, outputs: dict[str, Any], comparisons: dict[str, Any],
-                 scores: dict[str, dict[str, float]], missing: list[str], same: bool) -> Path:
+                 boxes: list[str], scores: dict[str, dict[str, float]], missing: list[str], same: bool) -> Path:
     """Writes report.md and its pictures into `out` and returns the report's path. Raises DbnetError."""
     from converters.writing import write_text
     from evaluation.evaluate import versions
@@ -27,6 +27,7 @@ def write_report(out: Path, said: list[str], weights: Any, outputs: dict[str, An
     lines += ["## Parity, stage by stage", ""]
     for pair, rows in comparisons.items():
         lines += [f"### {pair}", "", "```", table(rows), "```", ""]
+    lines += [f"- {line}" for line in boxes]
     lines += [f"- {name}: not installed, not compared" for name in missing]
     lines += ["## Scores", "", "| runtime | boxes | precision | recall | f-score |", "|---|---|---|---|---|"]
     lines += [f"| {name} | {s['boxes']:.0f} | {s['precision']:.4f} | {s['recall']:.4f} | {s['fscore']:.4f} |"
