@@ -45,9 +45,12 @@ class Runner(Protocol):
 
 
 def open_runner(path: str | Path, runner: str | None = None, device: str | None = None,
-                stages: tuple[str, ...] = ("probability",), threads: int | None = None,
+                stages: tuple[str, ...] | None = None, threads: int | None = None,
                 options: SourceOptions | None = None) -> Runner:
     """Opens a weight file of any supported format for the `stages` wanted (names of `dbnet.spec`).
+
+    stages: None means all, and of an .onnx in ONNX Runtime those that the file gives; ask for ("probability",) where
+    nothing else is needed, for only what is asked for is computed and copied.
 
     runner: `torch`, `mindspore` or `onnxruntime`; default the format's own (torch for .safetensors and .pdparams), or
     the next that is installed, which is then logged. device: `cpu`, `cuda:0`, `ascend`, ...; default the best present
@@ -57,7 +60,7 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
 
     Raises DbnetError if the file, the framework, the device or a stage is not to be had.
     """
-    stages = check_stages(stages)
+    stages = None if stages is None else check_stages(stages)
     if runner is not None and runner not in RUNNERS:
         raise DbnetError(f"unknown runner {runner!r}; choose from {', '.join(RUNNERS)}")
     if threads is not None and threads < 1:
@@ -70,12 +73,12 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     require(runner)
     if runner == "torch":
         from torch_reference.runner import TorchRunner
-        return TorchRunner(spec, weights, device, stages, threads)
+        return TorchRunner(spec, weights, device, stages or STAGES, threads)
     if threads is not None:
         raise DbnetError(f"MindSpore takes its threads from the cores it may use; leave out --threads and start it "
                          f"with: taskset -c 0-{threads - 1} dbnet ...")
     from ms_models.runner import MindSporeRunner
-    return MindSporeRunner(spec, weights, device, stages)
+    return MindSporeRunner(spec, weights, device, stages or STAGES)
 
 
 def _choose(model: LoadedModel) -> str:
@@ -89,7 +92,7 @@ def _choose(model: LoadedModel) -> str:
     raise DbnetError(f"no framework to run {model.path.name} in: pip install 'dbnet-parity[onnxruntime]'")
 
 
-def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...], threads: int | None,
+def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] | None, threads: int | None,
                as_it_is: bool) -> Runner:
     spec = model.record.spec
     if model.format == "onnx" and as_it_is:
@@ -98,6 +101,7 @@ def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...], 
         except _NoSuchOutputError as error:
             if "probability" in error.missing:  # not our graph: another one in its place would prove nothing about it
                 raise
+    stages = stages or STAGES
     training = [stage for stage in stages if stage not in STAGES]
     if training:
         raise DbnetError(f"no stage {training[0]} in ONNX: it is computed in training only; use --runner torch")
@@ -122,7 +126,8 @@ class _NoSuchOutputError(DbnetError):
 class OnnxRuntimeRunner:
     """An .onnx file, or its bytes, as it is. Its first input is the image; its outputs bear the stages' names.
 
-    spec: what it computes, passed through. device: `cpu` (default), or `cuda:0`, `npu:0` with an onnxruntime built
+    spec: what it computes, passed through. stages: None means all of `dbnet.spec.STAGES` that it gives.
+    device: `cpu` (default), or `cuda:0`, `npu:0` with an onnxruntime built
     for it. threads: within one operator; default one per core. Raises DbnetError if ONNX Runtime refuses the file or
     the device, or an output is missing.
     """
@@ -130,9 +135,9 @@ class OnnxRuntimeRunner:
     name = "onnxruntime"
 
     def __init__(self, source: str | Path | bytes, spec: ModelSpec, device: str | None = None,
-                 stages: tuple[str, ...] = ("probability",), threads: int | None = None):
+                 stages: tuple[str, ...] | None = ("probability",), threads: int | None = None):
         ort = require("onnxruntime")
-        self.spec, self.stages, self.threads = spec, check_stages(stages), threads
+        self.spec, self.threads = spec, threads
         self._where = "the model in memory" if isinstance(source, bytes) else str(source)
         self._device = parse_device(device or "cpu")
         self.device = self._device.kind if self._device.kind == "cpu" else f"{self._device.kind}:{self._device.index}"
@@ -145,14 +150,16 @@ class OnnxRuntimeRunner:
                                                  providers=[_provider(ort, self._device)])
         except self._failures as error:
             raise DbnetError(f"{self._where}: ONNX Runtime {ort.__version__} refuses it: {error}") from error
-        self._check_graph()
+        self.stages = self._check_graph(None if stages is None else check_stages(stages))
 
-    def _check_graph(self) -> None:
+    def _check_graph(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The stages to run."""
         if self._device.kind != "cpu" and self._session.get_providers()[0] != _PROVIDERS[self._device.kind]:
             raise DbnetError(f"ONNX Runtime could not start on {self.device} and fell back to the CPU; check the "
                              f"driver, or use --device cpu")
         outputs = [output.name for output in self._session.get_outputs()]
-        missing = [stage for stage in self.stages if stage not in outputs]
+        stages = wanted or tuple(stage for stage in STAGES if stage in outputs) or ("probability",)
+        missing = [stage for stage in stages if stage not in outputs]
         if missing:
             raise _NoSuchOutputError(self._where, missing, outputs)
         inputs = self._session.get_inputs()
@@ -160,6 +167,7 @@ class OnnxRuntimeRunner:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
             raise DbnetError(f"{self._where}: takes {found or 'no input'}, not one float32 image (N, 3, H, W)")
         self._input = inputs[0]
+        return stages
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The stages of (N, 3, H, W) float32 images, sides multiples of 32 px; a static file takes its own size only.

@@ -43,7 +43,8 @@ class Trained:
     def map_and_boxes(self, runner, index):
         if (runner, index) not in self.done:
             if runner not in self.runners:
-                self.runners[runner] = open_runner(self.file(runner), runner=runner, device="cpu")
+                self.runners[runner] = open_runner(self.file(runner), runner=runner, device="cpu",
+                                                   stages=("probability",))
             opened = self.runners[runner]
             spec = opened.spec
             prepared = prepare(read_image(self.samples[index].image), spec.pixels)

@@ -34,7 +34,7 @@ def evaluate(model: Path, dataset: str, root: Path, runner: str | None, device: 
     from evaluation.evaluate import evaluate as run
     from evaluation.runners import open_runner
     samples = icdar2015.load(root)[:limit]
-    opened = open_runner(model, runner=runner, device=device, threads=threads, options=options)
+    opened = open_runner(model, runner=runner, device=device, stages=("probability",), threads=threads, options=options)
     with _progress(len(samples), json_path == "-") as advance:
         result = run(opened, samples, opened.spec.pixels, opened.spec.boxes, progress=advance)
     if json_path == "-":
