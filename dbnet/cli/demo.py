@@ -8,12 +8,8 @@ from typing import Any
 
 import click
 
+from dbnet.cli.demo_model import HEIGHT, IMAGES, SEED, WIDTH, boxes_of, embedded_spec
 from dbnet.cli.options import PathArgument, print_table
-
-SPEC, SEED, IMAGES = "dbnet_mobilenetv3", 2030, 2
-#: Untrained maps lie around 0.5: at the usual 0.3 everything would be one text and nothing left to compare.
-BINARY_THRESH = 0.5
-HEIGHT, WIDTH = 320, 640
 
 
 @click.command()
@@ -147,19 +143,3 @@ def _scores(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
         found = [boxes_of(stages["probability"][i, 0]) for i in range(IMAGES)]
         scores[name] = {"boxes": sum(map(len, found)), **asdict(rrc.score(samples, found)[0])}
     return scores
-
-
-def boxes_of(probability: Any) -> Any:
-    """The boxes of one map under the embedded model's own rule."""
-    from dataclasses import asdict
-
-    from dbnet.postprocess import boxes_from_map
-    return boxes_from_map(probability, **asdict(embedded_spec().boxes))
-
-
-def embedded_spec() -> Any:
-    """The embedded model: a known network with a threshold of its own, which travels in its record."""
-    from dataclasses import replace
-
-    from dbnet.spec import SPECS
-    return replace(SPECS[SPEC], boxes=replace(SPECS[SPEC].boxes, binary_thresh=BINARY_THRESH))

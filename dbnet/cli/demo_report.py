@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dbnet.cli.demo import HEIGHT, IMAGES, SPEC, WIDTH, boxes_of
+from dbnet.cli.demo_model import HEIGHT, IMAGES, SPEC, WIDTH, boxes_of
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 
