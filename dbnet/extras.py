@@ -18,7 +18,10 @@ OPTIONAL = {
 
 def installed(module: str) -> bool:
     """True if `module` can be found, without importing it."""
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # refused by an import hook, or half taken out of sys.modules
+        return False
 
 
 def require(module: str) -> ModuleType:

@@ -270,7 +270,7 @@ class Call:
 CALLS = [(os.system, "posix.system"), (builtins.eval, "builtins.eval"), (builtins.exec, "builtins.exec"),
          (builtins.__import__, "builtins.__import__"), (builtins.getattr, "builtins.getattr"),
          (subprocess.check_output, "subprocess.check_output"), (os.open, "posix.open"), (np.load, "numpy.load"),
-         (zlib.decompress, "zlib.decompress"), (io.open, "io.open")]
+         (zlib.decompress, "zlib.decompress"), (io.open, f"{io.open.__module__}.open")]  # _io from Python 3.12 on
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

@@ -49,8 +49,8 @@ def _names_file(path):
 
 @pytest.mark.parametrize(("file", "spec"), [("resnet18", "dbnet_resnet18"), ("resnet50", "dbnet_resnet50"),
                                             ("resnet50_asf", "dbnetpp_resnet50")])
-def test_mhliao_names_are_the_originals(shared, file, spec):
-    theirs = _names_file(shared / f"oracle/mhliao_seed0_96x160/{file}.names.tsv")
+def test_mhliao_names_are_the_originals(need, file, spec):
+    theirs = _names_file(need(f"oracle/mhliao_seed0_96x160/{file}.names.tsv"))
     report = fit({n: np.broadcast_to(np.float32(1), s) for n, s in theirs.items()}, weight_map("mhliao", SPECS[spec]),
                  "model.module.")
     assert report.problems == 0
@@ -60,22 +60,22 @@ def test_mhliao_names_are_the_originals(shared, file, spec):
 
 
 @pytest.mark.parametrize("file", ["deformable_resnet18", "deformable_resnet50", "deformable_resnet50_asf"])
-def test_deformable_files_fit_nothing(shared, file):
-    theirs = _names_file(shared / f"oracle/mhliao_seed0_96x160/{file}.names.tsv")
+def test_deformable_files_fit_nothing(need, file):
+    theirs = _names_file(need(f"oracle/mhliao_seed0_96x160/{file}.names.tsv"))
     report = identify({n: np.broadcast_to(np.float32(1), s) for n, s in theirs.items()})
     assert report.dialect.name == "mhliao"
     assert any("conv2_offset" in name for name in report.unexpected)
 
 
-def test_paddle_names_are_the_originals(shared):
-    theirs = _names_file(shared / "oracle/paddle_det_mv3_db.names.tsv")
+def test_paddle_names_are_the_originals(need):
+    theirs = _names_file(need("oracle/paddle_det_mv3_db.names.tsv"))
     ours = weight_map("paddle", SPECS["db_mv3_paddle"]).inverse(seeded_weights(SPECS["db_mv3_paddle"]))
     assert {n: a.shape for n, a in ours.items()} == theirs
 
 
 @pytest.mark.parametrize("spec", ["dbnet_mobilenetv3", "dbnet_resnet18", "dbnet_resnet50", "dbnetpp_resnet50"])
-def test_canonical_names_and_order_are_mindocrs(shared, spec):
-    lines = (shared / f"oracle/mindocr_seed0_96x160/{spec}.names.txt").read_text().splitlines()
+def test_canonical_names_and_order_are_mindocrs(need, spec):
+    lines = need(f"oracle/mindocr_seed0_96x160/{spec}.names.txt").read_text().splitlines()
     theirs = [tuple(line.split("\t")) for line in lines if line.strip()]
     assert [(p.name, ",".join(map(str, p.shape))) for p in parameters(SPECS[spec])] == theirs
 
