@@ -34,6 +34,7 @@ def save_weights(weights: Weights, path: str | Path, *, spec: str | ModelSpec, f
     branch may be absent as a whole. Raises DbnetError; the target is then untouched.
     """
     path, model_spec = Path(path), get_spec(spec)
+    weights = {name: np.asarray(array) for name, array in weights.items()}
     mapping = weight_map("mindocr", model_spec)
     report = fit(weights, mapping, "")
     if report.problems:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from converters.dialects import DIALECTS
+from converters.pickled_objects import printable
 from converters.tensor_file import Weights
 from converters.weight_map import Dialect, WeightMap
 from dbnet.errors import DbnetError
@@ -56,7 +57,7 @@ class WeightReport:
 def listed(names: list[str]) -> str:
     """The first few names, then a count."""
     rest = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f", and {rest} more" if rest > 0 else "")
+    return ", ".join(map(printable, names[:LISTED])) + (f", and {rest} more" if rest > 0 else "")
 
 
 @lru_cache(maxsize=64)
@@ -105,15 +106,22 @@ def identify(tensors: Weights, dialect: str | None = None, spec: ModelSpec | Non
                 continue
             mapping = weight_map(candidate.name, possible)
             for prefix in candidate.prefixes:
+                if prefix and not any(name.startswith(prefix) for name in tensors):
+                    continue
                 report = fit(tensors, mapping, prefix)
                 if report.problems == 0:
                     return report
-                if best is None or report.problems < best.problems:
+                if best is None or _distance(report, tensors) < _distance(best, tensors):
                     best = report
     if best is None:
         raise DbnetError(f"{dialect} names do not exist for {spec.name if spec else 'any spec'}; "
                          f"they exist for {', '.join(DIALECTS[str(dialect)].specs)}")
     return best
+
+
+def _distance(report: WeightReport, tensors: Weights) -> tuple[int, int]:
+    """For sorting: the nearest knows the most names of the file, and then has the fewest problems."""
+    return len(report.unexpected) - len(tensors), report.problems
 
 
 def require_finite(weights: Mapping[str, np.ndarray], where: str) -> None:

@@ -12,7 +12,7 @@ from converters.weights import same_bits
 
 @dataclass
 class TensorDifference:
-    """One tensor that differs. max_abs and max_rel (of the largest value in A) are None where shapes differ."""
+    """One tensor that differs. max_rel: of the largest value in A. None where shapes differ or A is zero."""
 
     name: str
     why: str
@@ -60,4 +60,4 @@ def _difference(name: str, a: np.ndarray, b: np.ndarray) -> TensorDifference:
     max_abs = float(np.abs(wide_a - wide_b).max())
     scale = float(np.abs(wide_a).max())
     why = "values" if a.dtype == b.dtype else f"dtype {a.dtype.name} against {b.dtype.name}"
-    return TensorDifference(name, why, max_abs, max_abs / scale if scale else float("inf") if max_abs else 0.0)
+    return TensorDifference(name, why, max_abs, max_abs / scale if scale else None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from converters.check import weight_map
-from converters.dialects import DIALECTS, get_dialect, native_dialect
+from converters.dialects import DIALECTS, MINDOCR_ENHANCE, get_dialect, native_dialect
 from converters.formats import codec, target_format
 from converters.load import LoadedModel, SourceOptions, default_record, load_model
 from converters.tensor_file import TensorFile, Weights
@@ -64,6 +64,10 @@ def save_model(model: LoadedModel, target: Path, to: str | None = None, force: b
     remarks = []
     if lost and kind == "ckpt":
         remarks.append(f"exact in ms_models, not in MindOCR: {', '.join(lost)}")
+        if record.spec.name in MINDOCR_ENHANCE.specs and not MINDOCR_ENHANCE.cannot_express(record.spec):
+            remarks.append("MindOCR's det_mobilenet_v3_enhance computes it: --to mindocr_enhance")
+    if dialect is MINDOCR_ENHANCE and record.spec.pixels != MINDOCR_ENHANCE.pixels:
+        remarks.append(f"these weights want {record.spec.pixels.colour} pixels, MindOCR's recipes feed RGB")
     text: str | None = record.to_json()
     if kind == "ckpt" and _goes_without_saying(record, dialect):
         text = None  # a str entry trips scripts that call .asnumpy() on every value; the bare file means the same

@@ -12,6 +12,9 @@ from dbnet.spec import MHLIAO_BOXES, MHLIAO_PIXELS, MINDOCR_BOXES, MINDOCR_PIXEL
 
 _RESNETS = ("dbnet_resnet18", "dbnet_resnet50", "dbnetpp_resnet50")
 
+#: What DataParallel, Lightning and torch.compile put before every name.
+_WRAPPERS = ("", "module.", "model.", "_orig_mod.")
+
 #: First block of `backbone.features` and number of blocks in Paddle's stage0..stage3.
 _PADDLE_STAGES = ((3, 3), (6, 3), (9, 6), (15, 3))
 #: `layers.{i}` of a block without squeeze-and-excitation, as Paddle names them.
@@ -32,12 +35,13 @@ def _paddle_backbone(stage: str) -> tuple[Rule, ...]:
 
 MINDOCR = Dialect(
     name="mindocr", project="MindOCR", framework="mindspore", specs=tuple(SPECS), suffixes=(".ckpt",),
-    fixed={"stem_pool": "same", "depthwise_padding": "same", "se_gate": "sigmoid", "norm_eps": 1e-5}, foreign=False)
+    prefixes=_WRAPPERS, foreign=False,
+    fixed={"stem_pool": "same", "depthwise_padding": "same", "se_gate": "sigmoid", "norm_eps": 1e-5})
 
 #: MindOCR's module paths with torch's leaf names: what `torch_reference` loads.
 TORCH = Dialect(
     name="torch", project="torch_reference", framework="torch", specs=tuple(SPECS), suffixes=(".pth", ".pt"),
-    foreign=False)
+    prefixes=_WRAPPERS, foreign=False)
 
 MHLIAO = Dialect(
     name="mhliao", project="MhLiao/DB", framework="torch", specs=_RESNETS, suffixes=(".pth", ".pt"),
@@ -73,7 +77,9 @@ PADDLE = Dialect(
         *(Rule(f"head.{ours}.{i}", f"head.{theirs}.{name}")
           for ours, theirs in (("segm", "binarize"), ("thresh", "thresh"))
           for i, name in {0: "conv1", 1: "conv_bn1", 3: "conv2", 4: "conv_bn2", 6: "conv3"}.items()),
-    ))
+    ),
+    prefixes=("", "Student.", "Teacher."),
+    fixed={"depthwise_padding": "symmetric", "se_gate": "none", "norm_eps": 1e-5})
 
 #: The same network in MindOCR: `det_mobilenet_v3_enhance` with `disable_se`, DBFPN(96), DBHead; MindOCR's pixels.
 MINDOCR_ENHANCE = Dialect(

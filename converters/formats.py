@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import stat
 from pathlib import Path
 from types import ModuleType
 
@@ -34,10 +35,13 @@ def target_format(path: Path) -> str:
 def detect(path: Path) -> str:
     """The format of an existing file by content. Raises DbnetError if it is none, or not what its suffix says."""
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise DbnetError(f"{path}: is a folder; name the weight file in it")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise DbnetError(f"{path}: is not a regular file; name the weight file")
         with path.open("rb") as stream:
-            head = stream.read(64)
+            head = stream.read(512)
     except OSError as error:
         raise DbnetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     promised = format_of_suffix(path)
@@ -56,19 +60,25 @@ def _by_content(head: bytes, promised: str | None) -> str | None:
         return "pth"
     if head[:4] in ENCRYPTED_CKPT:
         return "ckpt"  # whose reader says what to do
+    # Before the pickle: the length of a header may well end in 80 hex.
+    if head[8:9] == b"{" and head[4:8] == bytes(4):
+        return "safetensors"
     if head[:1] == b"\x80":  # a pickle: old torch files and Paddle's differ by name only
         return promised if promised in ("pth", "pdparams") else "pth"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-        return "safetensors"
-    if head[:1] == b"\x0a" and head.lstrip()[:1] not in (b"<", b"{"):
+    if head[:1] == b"\x0a" and not _is_text(head):
         return "ckpt" if promised != "onnx" else "onnx"
     if head[:1] == b"\x08":
         return "onnx"
     return None
 
 
+def _is_text(head: bytes) -> bool:
+    """A checkpoint may begin with a line feed too, and a "<"; but it soon has a byte that no text has."""
+    return bool(head) and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+
+
 def _looks_like(head: bytes) -> str:
-    text = head.lstrip().lower()
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
         return "is a web page, not weights (a download that needs a login or confirmation?)"
     if text.startswith(b"version https://git-lfs"):

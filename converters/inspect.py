@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from converters.check import identify, weight_map
+from converters.dialects import get_dialect
 from converters.formats import read_file
 from converters.load import SourceOptions, default_record
 from converters.tensor_file import TensorFile
 from converters.weights import digest
+from dbnet.errors import DbnetError
 from dbnet.record import Record
+from dbnet.spec import get_spec, with_semantics
 
 
 def inspect(path: str | Path, options: SourceOptions | None = None) -> dict[str, Any]:
@@ -24,11 +27,17 @@ def inspect(path: str | Path, options: SourceOptions | None = None) -> dict[str,
     """
     path, options = Path(path), options or SourceOptions()
     file = read_file(path)
+    if options.take == "ema" and file.ema is None:
+        raise DbnetError(f"{path}: holds no EMA copies; use --take plain, or leave it out")
     tensors = file.ema if options.take == "ema" and file.ema is not None else file.tensors
     record = Record.from_json(file.record, str(path)) if file.record is not None else None
-    report = identify(tensors, options.dialect, record.spec if record else None)
+    if options.dialect is not None:
+        get_dialect(options.dialect)
+    said = get_spec(options.spec) if options.spec else None
+    report = identify(tensors, options.dialect, record.spec if record else said)
     fits = report.problems == 0
     known = record or default_record(report.dialect.name, report.spec.name)
+    spec = with_semantics(known.spec, dict(options.semantics))
     weights = weight_map(report.dialect.name, report.spec).apply(
         {name[len(report.prefix):]: array for name, array in tensors.items() if name.startswith(report.prefix)}
     ) if fits else {}
@@ -36,7 +45,7 @@ def inspect(path: str | Path, options: SourceOptions | None = None) -> dict[str,
     return {
         "format": file.format,
         "spec": report.spec.name if fits else None,
-        "semantics": known.spec.semantics() if fits else None,
+        "semantics": spec.semantics() if fits else None,
         "dialect": report.dialect.name if fits else None,
         "tensors": len(file.tensors),
         "parameters": sum(array.size for array in (weights or file.tensors).values()),

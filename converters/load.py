@@ -89,7 +89,8 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     require_finite(weights, str(path))
     sha256 = digest(weights)
     known = record or default_record(report.dialect.name, report.spec.name)
-    _require_unedited(record, sha256, path, options)
+    if options.take != "ema":  # the record's digest is of the plain weights
+        _require_unedited(record, sha256, path, options)
     changed = with_semantics(known.spec, dict(options.semantics))
     if [(p.name, p.shape) for p in parameters(changed)] != [(p.name, p.shape) for p in parameters(known.spec)]:
         raise DbnetError(f"{path}: these semantics need other tensors than the file holds; choose another spec")
@@ -104,7 +105,7 @@ def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
         return file.ema
     if file.training and take is None:
         found = ", ".join(f"{what} ({count})" for what, count in file.training.items())
-        choice = "--take plain or --take ema" if file.ema else "--take plain"
+        choice = " or ".join(["--take plain"] * bool(file.tensors) + ["--take ema"] * bool(file.ema))
         raise DbnetError(f"{path}: is a training file: beside the weights it holds {found}; say which weights you "
                          f"mean: {choice}")
     if not file.tensors:
@@ -131,6 +132,8 @@ def _notes(file: TensorFile, report: WeightReport, options: SourceOptions) -> li
     others = [name for name in file.metadata if name != "format"]  # safetensors' "format": the writer's name
     if others and file.format != "onnx":
         notes.append(f"left out {len(others)} values that are not weights ({', '.join(others[:3])})")
+    if file.format == "onnx" and file.record is None:
+        notes.append("no record in this .onnx: its graph was not read, only its weights; check the semantics")
     if report.subset == "inference":
         notes.append("inference subset: no head.thresh, so it cannot be trained further")
     return notes

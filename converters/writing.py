@@ -9,11 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from converters.formats import SUFFIXES
 from dbnet.errors import DbnetError
+
+WEIGHT_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
 
 def check_target(target: Path, source: Path | None = None, force: bool = False) -> None:
     """Raises DbnetError if `target` cannot or must not be written. Called before any work is done."""
+    try:
+        _check_target(target, source, force)
+    except OSError as error:
+        raise DbnetError(f"{target}: cannot be written ({error.strerror}); choose another name or folder") from error
+
+
+def _check_target(target: Path, source: Path | None, force: bool) -> None:
     if source is not None and source.exists() and target.exists() and os.path.samefile(source, target):
         raise DbnetError(f"{target}: is the source itself; name another file")
     if target.is_dir():
@@ -28,15 +38,16 @@ def check_target(target: Path, source: Path | None = None, force: bool = False) 
 
 
 def write_verified(target: Path, write: Callable[[BinaryIO], None], verify: Callable[[Path], None]) -> None:
-    """Writes `target` so that it either is complete and verified, or was not touched.
+    """Writes `target` so that it either is complete and verified, or was not touched. A link is followed.
 
     write: fills the stream. verify: reads the temporary file and raises if it is not what was meant.
     Raises DbnetError for a full disk or a folder that does not let us.
     """
     temporary: Path | None = None
+    target = Path(os.path.realpath(target))
     try:
         # The suffix is kept: some readers, and our own, choose by it.
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".dbnet-", suffix=target.suffix)
         temporary = Path(name)
         with os.fdopen(handle, "w+b") as stream:
             write(stream)
@@ -57,11 +68,26 @@ def write_verified(target: Path, write: Callable[[BinaryIO], None], verify: Call
 
 def write_text(target: Path, text: str) -> None:
     """Writes a report or --json file, replacing an older one. Raises DbnetError."""
-    if not target.parent.is_dir():
-        raise DbnetError(f"{target.parent}: no such folder; create it first")
-    if target.is_dir():
-        raise DbnetError(f"{target}: is a folder; name a file in it")
+    check_report(target)
+    if target.exists() and not target.is_file():  # a pipe or device is written to, never replaced
+        target.write_text(text, encoding="utf-8")
+        return
     write_verified(target, lambda stream: _put(stream, text), lambda path: None)
+
+
+def check_report(target: Path) -> None:
+    """Raises DbnetError if `write_text` could not write `target`, or would replace a weight file."""
+    if target.suffix.lower() in WEIGHT_SUFFIXES:
+        raise DbnetError(f"{target}: is named like a weight file; name the report otherwise")
+    try:
+        if target.is_dir():
+            raise DbnetError(f"{target}: is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise DbnetError(f"{target.parent}: no such folder; create it first")
+        if not os.access(target.parent, os.W_OK | os.X_OK) and not target.exists():
+            raise DbnetError(f"{target.parent}: no permission to write here; choose another folder")
+    except OSError as error:
+        raise DbnetError(f"{target}: cannot be written ({error.strerror}); choose another name or folder") from error
 
 
 def _put(stream: BinaryIO, text: str) -> None:

@@ -57,20 +57,25 @@ def main() -> None:
     try:
         from dbnet.shadow import check_shadowing
         check_shadowing()
-        code = cli.main(prog_name="dbnet", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        # Not cli.main(): it would answer a closed pipe with exit code 1, which is a verdict here.
+        with cli.make_context("dbnet", sys.argv[1:]) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.UsageError as error:
         error.show()
         sys.exit(USAGE)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         _fail("interrupted")
     except DbnetError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader of our output left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else a full disk is told again at exit
+        _fail(f"{error.filename or 'standard output'}: {error.strerror or error}; check the path and its permissions")
     except MemoryError:
         _fail("not enough memory; close other programs or use a smaller input")
     except Exception as error:  # a bug of ours, but a traceback is not for users

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from converters.writing import check_report, write_text
+from dbnet.errors import DbnetError
 from dbnet.extras import OPTIONAL, installed
+from dbnet.running import parse_device
 from evaluation.evaluate import versions
 from parity.cases import RUNNERS, Lab
 
@@ -28,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = set(_required(config)) - set(RUNNERS)
     if unknown:
         raise pytest.UsageError(f"--require {','.join(sorted(unknown))}: runners are {', '.join(RUNNERS)}")
+    try:
+        parse_device(config.getoption("--device") or "cpu")
+        if config.getoption("--report"):
+            check_report(Path(config.getoption("--report")))
+    except DbnetError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -38,7 +47,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def _required(config: pytest.Config) -> list[str]:
-    return [name for name in config.getoption("--require").split(",") if name]
+    return [name.strip() for name in config.getoption("--require").split(",") if name.strip()]
 
 
 @pytest.fixture(scope="session")
@@ -72,4 +81,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption("--report")
     if path:
         data = {"versions": versions(), "exit_status": int(session.exitstatus), "rows": session.config.stash[ROWS]}
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(data, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """The data folder: trained weights, oracles and real images; no part of the repository.
 
-`DBNET_SHARED`, or `../shared` beside the checkout. Without it the tests that need it skip. Where it is present and
-`CI=true`, a missing file in it fails the test instead: a skip there would hide a proof that was never made.
+`DBNET_SHARED`, or `../shared` beside the checkout. Without it the tests that need it skip; a `DBNET_SHARED` that is no
+folder fails them. Where the folder is present and `CI=true`, a missing file in it fails the test instead: a skip there
+would hide a proof that was never made.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def need(relative: str | Path = ".") -> Path:
     """A file or folder of the data folder. Skips the test where it is missing; see the module's docstring."""
     root = shared_root()
     if not root.is_dir():
+        if os.environ.get("DBNET_SHARED"):
+            pytest.fail(f"DBNET_SHARED is {root}, which is no folder", pytrace=False)
         pytest.skip(f"no data folder {root}: set DBNET_SHARED")
     if not (root / relative).exists():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip

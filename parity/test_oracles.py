@@ -68,13 +68,14 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("spec", MINDOCR)
-def test_mindocr(spec, runner, files, available, report):
+def test_mindocr(spec, runner, files, lab, available, report):
     available(runner)
     oracle = np.load(need(f"oracle/mindocr_seed0_96x160/{spec}.npz"))
-    ours = open_runner(files(spec, SUFFIX[runner]), runner=runner, device="cpu", stages=STAGES).run(oracle_image())
+    device = lab.device_of(runner)
+    ours = open_runner(files(spec, SUFFIX[runner]), runner=runner, device=device, stages=STAGES).run(oracle_image())
     exact = referee(spec)
     for stage in STAGES:
-        require_close(stage, oracle[stage], ours[stage], tolerances("cpu").of(stage), report, spec=spec, runner=runner,
+        require_close(stage, oracle[stage], ours[stage], tolerances(device).of(stage), report, spec=spec, runner=runner,
                       to_float64=exact and distances(exact, ours)[stage],
                       original_to_float64=exact and distances(exact, oracle)[stage])
 
@@ -89,34 +90,36 @@ def referee(spec_name):
                        precision="float64").run(oracle_image())
 
 
-def training_runner(spec_name, name, step_function):
+def training_runner(spec_name, name, step_function, device):
     """A runner that gives the threshold and binary maps under a step function."""
     spec = replace(SPECS[spec_name], step_function=step_function)
     if name == "torch":
         from torch_reference.runner import TorchRunner as Runner
     else:
         from ms_models.runner import MindSporeRunner as Runner
-    return Runner(spec, mindocr_weights(spec_name), device="cpu", stages=("threshold", "binary"))
+    return Runner(spec, mindocr_weights(spec_name), device=device, stages=("threshold", "binary"))
 
 
 @pytest.mark.parametrize("runner", ["torch", "mindspore"])
 @pytest.mark.parametrize("spec", MINDOCR)
-def test_mindocr_training_outputs(spec, runner, available, report):
+def test_mindocr_training_outputs(spec, runner, lab, available, report):
     available(runner)
     oracle = np.load(need(f"oracle/mindocr_seed0_96x160/{spec}.npz"))
-    ours = training_runner(spec, runner, "mindocr").run(oracle_image())
+    device = lab.device_of(runner)
+    ours = training_runner(spec, runner, "mindocr", device).run(oracle_image())
     for theirs, stage in TRAINING.items():
         listed = known.find("constant_reference", "mindocr_oracle", spec, theirs) is not None
-        require_close(theirs, oracle[theirs], ours[stage], tolerances("cpu").of(theirs), report, listed, spec=spec,
+        require_close(theirs, oracle[theirs], ours[stage], tolerances(device).of(theirs), report, listed, spec=spec,
                       runner=runner)
 
 
 @pytest.mark.parametrize("runner", ["torch", "mindspore"])
 @pytest.mark.parametrize("spec", MINDOCR)
-def test_paper_binary_map(spec, runner, available, report):
+def test_paper_binary_map(spec, runner, lab, available, report):
     available(runner, "float64")
-    ours = training_runner(spec, runner, "paper").run(oracle_image())
-    require_close("binary", referee(spec)["binary"], ours["binary"], tolerances("cpu").of("binary"), report, spec=spec,
+    device = lab.device_of(runner)
+    ours = training_runner(spec, runner, "paper", device).run(oracle_image())
+    require_close("binary", referee(spec)["binary"], ours["binary"], tolerances(device).of("binary"), report, spec=spec,
                   runner=runner)
 
 
@@ -200,13 +203,15 @@ def mhliao_files(tmp_path_factory):
 @pytest.mark.parametrize("hops", [False, True], ids=["direct", "pth-ckpt-onnx-pth"])
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("variant", list(MHLIAO))
-def test_mhliao(variant, runner, hops, mhliao_files, available, report):
+def test_mhliao(variant, runner, hops, mhliao_files, lab, available, report):
     available(runner)
     oracle = np.load(need(f"oracle/mhliao_seed0_96x160/{variant}.npz"))
     path = mhliao_files(variant, hops)
-    ours = open_runner(path, runner=runner, device="cpu", stages=tuple(oracle.files)).run(oracle_image())
+    device = lab.device_of(runner)
+    ours = open_runner(path, runner=runner, device=device, stages=tuple(oracle.files)).run(oracle_image())
     for stage in oracle.files:
-        require_close(stage, oracle[stage], ours[stage], MHLIAO_TOLERANCE, report, spec=variant, runner=runner)
+        tolerance = max(MHLIAO_TOLERANCE, tolerances(device).of(stage))
+        require_close(stage, oracle[stage], ours[stage], tolerance, report, spec=variant, runner=runner)
 
 
 def test_mhliao_weights_in_mindocrs_network_are_another_detector(available, tmp_path):

@@ -26,7 +26,8 @@ SCORE_TOLERANCE = 0.001
 class Trained:
     """Probability maps and detections of the trained model: runner -> image -> result, made when first asked for."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, device_of=lambda runner: "cpu"):
+        self.device_of = device_of
         self.source = need("weights/db_mv3_icdar15.pdparams")
         self.samples = icdar2015.load(need("data/icdar2015/test"))
         self.folder, self.files, self.runners, self.done = folder, {}, {}, {}
@@ -43,7 +44,7 @@ class Trained:
     def map_and_boxes(self, runner, index):
         if (runner, index) not in self.done:
             if runner not in self.runners:
-                self.runners[runner] = open_runner(self.file(runner), runner=runner, device="cpu",
+                self.runners[runner] = open_runner(self.file(runner), runner=runner, device=self.device_of(runner),
                                                    stages=("probability",))
             opened = self.runners[runner]
             spec = opened.spec
@@ -60,8 +61,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("trained"))
+def trained(tmp_path_factory, lab):
+    return Trained(tmp_path_factory.mktemp("trained"), lab.device_of)
 
 
 def require_same_boxes(trained, pair, count, report):

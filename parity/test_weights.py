@@ -25,7 +25,7 @@ HOPS = 4
 @pytest.mark.parametrize("case", [*SPECS, "dbnet_resnet18+symmetric"])
 def test_one_hop_is_exact(case, source, target, lab, tmp_path):
     end = convert(lab.file(case, source), tmp_path / f"b{target}").target
-    require_exact(case, load_model(end))
+    require_exact(case, load_model(end), lab)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -35,13 +35,14 @@ def test_several_hops_are_exact(case, seed, lab, tmp_path):
     path = lab.file(case, SUFFIXES[order[-1]])
     for i in range(HOPS):
         path = convert(path, tmp_path / f"hop{i}{SUFFIXES[order[i % len(order)]]}").target
-    require_exact(case, load_model(path))
+    require_exact(case, load_model(path), lab)
 
 
-def require_exact(case, model):
+def require_exact(case, model, lab):
     expected = seeded_weights(CASES[case], 11)
     assert list(model.weights) == [p.name for p in parameters(CASES[case])]
     assert [n for n in expected if not same_bits(expected[n], model.weights[n])] == []
+    assert model.record.to_json() == load_model(lab.file(case, ".safetensors")).record.to_json()
     assert model.record.spec == CASES[case]
 
 

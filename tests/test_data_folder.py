@@ -1,4 +1,4 @@
-"""A missing file of the data folder: skipped, but a failure where the folder is present under CI=true."""
+"""A missing data folder or file: skipped, but not where it was named, or where the folder is there under CI=true."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from parity.data import ROOT, need, shared_root
 
 
 @pytest.mark.parametrize(("ci", "folder", "outcome", "told"), [
-    ("false", "absent", Skipped, "no data folder"),
-    ("true", "absent", Skipped, "no data folder"),
+    ("false", "absent", Failed, "which is no folder"),
+    ("true", "absent", Failed, "which is no folder"),
     ("false", ".", Skipped, "has no weights/x"),
     ("true", ".", Failed, "has no weights/x"),
 ])
@@ -35,3 +35,10 @@ def test_the_default_lies_beside_the_checkout(monkeypatch, value):
     if value is not None:
         monkeypatch.setenv("DBNET_SHARED", value)
     assert shared_root() == (ROOT.parent / "shared").resolve()
+
+
+def test_without_a_data_folder_the_reason_is_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("DBNET_SHARED", raising=False)
+    monkeypatch.setattr("parity.data.ROOT", tmp_path / "checkout")
+    with pytest.raises(Skipped, match="no data folder"):
+        need("weights/x")

@@ -49,7 +49,9 @@ def demo(out: Path) -> None:
                 [(name, s["boxes"], *(f"{s[k]:.4f}" for k in ("precision", "recall", "fscore")))
                  for name, s in scores.items()], right=(1, 2, 3, 4))
     report = write_report(out, said, weights, outputs, comparisons, list(boxes.values()), scores, missing, same)
-    click.echo(f"{'the same model everywhere' if same else 'DIFFERENT'}; report: {report}")
+    verdict = "DIFFERENT" if not same else "the same model everywhere" if len(outputs) > 1 else \
+        "the weights are identical; with fewer than two runtimes installed there was nothing else to compare"
+    click.echo(f"{verdict}; report: {report}")
     if not same:
         raise click.exceptions.Exit(1)
 

@@ -19,7 +19,8 @@ def write_report(out: Path, said: list[str], weights: Any, outputs: dict[str, An
     from converters.writing import write_text
     from evaluation.evaluate import versions
     from parity.compare import table
-    lines = [f"# {'The same model everywhere' if same else 'DIFFERENT'}", "",
+    verdict = "The same model everywhere" if len(outputs) > 1 else "Identical weights, nothing else compared"
+    lines = [f"# {verdict if same else 'DIFFERENT'}", "",
              f"Embedded `{SPEC}`, seeded weights (not trained: the score below means nothing).", "",
              "## Conversions", ""]
     lines += [f"- {line}" for line in said]

@@ -61,10 +61,12 @@ def _progress(total: int, quiet: bool) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+
     @contextmanager
     def bar() -> Any:
         with Progress(TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                      console=Console(stderr=True), disable=quiet, transient=True) as progress:
+                      console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
             task = progress.add_task("images", total=total)
             yield lambda done, _total: progress.update(task, completed=done)
 

@@ -56,7 +56,7 @@ def _show(file: Path, found: dict[str, Any]) -> None:
     lines += [("note", note) for note in found["notes"]]
     lines += [(key, _short(value)) for key, value in found["metadata"].items()]
     for key, text in lines:
-        click.echo(f"{key:<12}{text}")
+        click.echo("".join(c if c.isprintable() else "?" for c in f"{key:<12}{text}"))
 
 
 def _names(names: list[str]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-PathArgument = click.Path(path_type=Path)
+#: Not checked by click: a file that cannot be read is our one line and exit code 3, not a matter of usage.
+PathArgument = click.Path(path_type=Path, readable=False)
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,14 +46,21 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--json FILE; `-` is standard output, and nothing else is then printed there."""
-    return click.option("--json", "json_path", metavar="FILE", help="Write the result as JSON; - for standard output."
-                        )(command)
+    """--json FILE; `-` is standard output, and nothing else is then printed there. Checked before the command runs."""
+    return click.option("--json", "json_path", metavar="FILE", callback=_checked,
+                        help="Write the result as JSON; - for standard output.")(command)
+
+
+def _checked(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
+    if path is not None and path != "-":
+        from converters.writing import check_report
+        check_report(Path(path))
+    return path
 
 
 def write_json(path: str, data: Any) -> None:
     """Writes to a file, replacing it, or to standard output for `-`. Raises DbnetError."""
-    text = json.dumps(data, indent=1, ensure_ascii=False)
+    text = json.dumps(data, indent=1, allow_nan=False)
     if path == "-":
         click.echo(text)
         return
