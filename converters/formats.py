@@ -65,16 +65,16 @@ def _by_content(head: bytes, promised: str | None) -> str | None:
         return "safetensors"
     if head[:1] == b"\x80":  # a pickle: old torch files and Paddle's differ by name only
         return promised if promised in ("pth", "pdparams") else "pth"
-    if head[:1] == b"\x0a" and not _is_text(head):
+    if head[:1] == b"\x0a" and not _is_markup(head):
         return "ckpt" if promised != "onnx" else "onnx"
     if head[:1] == b"\x08":
         return "onnx"
     return None
 
 
-def _is_text(head: bytes) -> bool:
-    """A checkpoint may begin with a line feed too, and a "<"; but it soon has a byte that no text has."""
-    return bool(head) and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+def _is_markup(head: bytes) -> bool:
+    """HTML or JSON behind a line feed. A checkpoint may begin so too, but it soon has a byte that no text has."""
+    return head.lstrip()[:1] in (b"<", b"{") and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
 
 
 def _looks_like(head: bytes) -> str:
