@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from converters.formats import SUFFIXES
 from dbnet.errors import DbnetError
@@ -68,11 +69,17 @@ def write_verified(target: Path, write: Callable[[BinaryIO], None], verify: Call
 
 def write_text(target: Path, text: str) -> None:
     """Writes a report or --json file, replacing an older one. Raises DbnetError."""
+    write_report(target, lambda stream: stream.write(text))
+
+
+def write_report(target: Path, write: Callable[[TextIO], object]) -> None:
+    """`write_text` of what `write` fills a stream with, bit by bit. Raises DbnetError."""
     check_report(target)
     if target.exists() and not target.is_file():  # a pipe or device is written to, never replaced
-        target.write_text(text, encoding="utf-8")
+        with target.open("w", encoding="utf-8") as stream:
+            write(stream)
         return
-    write_verified(target, lambda stream: _put(stream, text), lambda path: None)
+    write_verified(target, lambda stream: _put(stream, write), lambda path: None)
 
 
 def check_report(target: Path) -> None:
@@ -90,8 +97,12 @@ def check_report(target: Path) -> None:
         raise DbnetError(f"{target}: cannot be written ({error.strerror}); choose another name or folder") from error
 
 
-def _put(stream: BinaryIO, text: str) -> None:
-    stream.write(text.encode())
+def _put(stream: BinaryIO, write: Callable[[TextIO], object]) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    try:
+        write(text)
+    finally:
+        text.detach()  # flushes, and leaves the stream open
 
 
 def _umask() -> int:

@@ -1,185 +1,305 @@
-"""Boxes out: from a probability map to polygons, as MindOCR, PaddleOCR and MhLiao/DB each do it.
+"""Boxes out: from a probability map to polygons, as MindOCR, PaddleOCR, MhLiao/DB and MMOCR each do it.
 
 The rules share one course: binarise, trace contours, simplify (to the smallest rectangle or to a polygon), score, grow
 back (the network was taught shrunken texts), drop what is small. What differs stands in `RULES`. At a box threshold of
 0.6 it decides: one blob scores .725 by MindOCR's rule and .606 by MhLiao's.
+
+Each step is done for all texts of a map before the next one begins, so that NumPy can do what is the same for all.
+The projects go text by text and MindOCR scores before it simplifies; every filter looks at one text alone, so the
+outcome is the same.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import get_args
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple, get_args
 
 import cv2
 import numpy as np
 
+from dbnet.box_contours import simplified, text_contours
+from dbnet.box_growing import NOTHING, hulls_of_grown
+from dbnet.box_rectangles import clockwise, smallest_rectangles
+from dbnet.box_scores import Bounds, Outlines, ScoreFunction, means_of_contours, means_of_outlines, means_of_text
 from dbnet.errors import DbnetError
-from dbnet.geometry import mini_box, unclip
+from dbnet.geometry import offset, unclip_distances
 from dbnet.sample import Detection
-from dbnet.spec import BoxRuleName, BoxType
+from dbnet.spec import MHLIAO_BOXES, MINDOCR_BOXES, PADDLE_BOXES, BoxRule, BoxRuleName, BoxType, ScoreMode
 
-#: Shortest side of a text in pixels of the map, before and after growing.
+#: Shortest side of a text's rectangle in pixels of the map, before and after growing.
 MIN_SIDE, MIN_SIDE_GROWN = 3, 5
+#: Beyond this ratio Clipper's integers and OpenCV's float32 would overflow.
+LARGEST_UNCLIP_RATIO = 1000.0
 
-#: (map (H, W) float32, bitmap (H, W) uint8, contour (N, 2) int32, its simplified outline (P, 2)) -> mean probability.
-ScoreFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
-#: (polygon, (h, w) of the image within the map, (H, W) of the original image) -> whole pixels of the original.
-PlaceFunction = Callable[[np.ndarray, tuple[int, int], tuple[int, int]], np.ndarray]
+#: (height, width) in pixels.
+Size = tuple[int, int]
+#: (points (..., 2), size of the image within the map, size of the original image) -> points there, float32.
+PlaceFunction = Callable[[np.ndarray, Size, Size], np.ndarray]
+#: (outlines, unclip ratio, box type) -> the grown texts, (M, 4, 2) or M of (P, 2), and which outlines they are of.
+GrowFunction = Callable[[Outlines, float, BoxType], tuple[Outlines, Sequence[int]]]
 
 
 @dataclass(frozen=True)
 class Rule:
     """Where the projects differ.
 
-    at_threshold: a pixel equal to the binary threshold is text. epsilon: tolerance of the simplified polygon, a
-    fraction of its perimeter. poly_unclip_ratio: default for polygons (1.5 for rectangles in all of them).
+    at_threshold: a pixel equal to the binary threshold is text. extra_candidates: contours looked at beyond the limit.
+    rectangles: quads are grown from the smallest rectangle of the contour, not from its simplified polygon. epsilon:
+    tolerance of that polygon, a fraction of the contour's length. grow: for what is grown from polygons.
     """
 
     at_threshold: bool
+    extra_candidates: int
+    rectangles: bool
     epsilon: float
-    poly_unclip_ratio: float
     score: ScoreFunction
+    grow: GrowFunction
     place: PlaceFunction
 
 
 def boxes_from_map(
-    probability: np.ndarray, rule: BoxRuleName = "mindocr", box_type: BoxType = "quad", *, binary_thresh: float = 0.3,
-    box_thresh: float = 0.6, unclip_ratio: float | None = None, max_candidates: int = 1000,
-    resized_size: tuple[int, int] | None = None, original_size: tuple[int, int] | None = None,
+    probability: np.ndarray, rule: BoxRuleName = "mindocr", box_type: BoxType = "quad", binary_thresh: float = 0.3,
+    box_thresh: float = 0.6, unclip_ratio: float = 1.5, max_candidates: int = 1000, *, score_mode: ScoreMode = "fast",
+    dilation: bool = False, resized_size: Size | None = None, original_size: Size | None = None,
 ) -> list[Detection]:
     """The texts in one probability map, (H, W) of floats in 0..1, in the order in which OpenCV traces them.
 
-    box_type: `quad` for rotated rectangles, from the top left clockwise, or `poly`. Thresholds are fractions.
-    unclip_ratio: None takes the project's default, 1.5 (MhLiao/DB's polygons 2.0). max_candidates: contours looked at.
+    box_type: `quad` for rotated rectangles or `poly`. Thresholds are fractions. unclip_ratio: MhLiao/DB grows polygons
+    by 2.0, everything else is 1.5 (`default_boxes`). max_candidates: contours looked at (MMOCR looks at one more).
+    score_mode, dilation: PaddleOCR's `det_db_score_mode` (`slow` scores the contour instead of its rectangle; polygons
+    are always scored fast) and `use_dilation`; the other projects have no such choice.
     resized_size: (height, width) of the part of the map that shows the image, default all of it; original_size: of the
-    image that the boxes are wanted for, default `resized_size`. Polygons are rounded to whole pixels of that image and
-    clipped to it as the project does.
+    image that the boxes are wanted for, default `resized_size`. Rectangles run from the top left clockwise, coordinates
+    are rounded to whole pixels of that image and clipped to it, all as the project does. MMOCR does none of the three.
 
     The last digits of the scores, and with them boxes near `box_thresh`, depend on OpenCV's version (`cv2.fillPoly`),
-    except MindOCR's. Raises DbnetError for a map or threshold out of range, ValueError for an array of another rank.
+    except MindOCR's. Raises DbnetError for a map, size or threshold out of range, ValueError for an array of another
+    rank or type.
     """
-    _check_settings(rule, box_type, binary_thresh, box_thresh, unclip_ratio, max_candidates)
-    probability = _checked_map(probability)
-    chosen = RULES[rule]
-    if unclip_ratio is None:
-        unclip_ratio = chosen.poly_unclip_ratio if box_type == "poly" else 1.5
-    resized = resized_size or (probability.shape[0], probability.shape[1])
-    original = original_size or resized
-    threshold = np.float32(binary_thresh)
-    bitmap = (probability >= threshold if chosen.at_threshold else probability > threshold).astype(np.uint8)
-    detections = []
-    contours = cv2.findContours(bitmap, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
-    for contour in contours[:max_candidates]:
-        outline = _rectangle(contour, MIN_SIDE) if box_type == "quad" else _simplified(contour, chosen.epsilon)
-        if outline is None:
-            continue
-        score = chosen.score(probability, bitmap, contour[:, 0], outline)
-        if score < box_thresh:
-            continue
-        polygon = _grown(outline, unclip_ratio, box_type)
-        if polygon is not None:
-            detections.append(Detection(chosen.place(polygon, resized, original), score))
-    return detections
+    settings = BoxRule(rule, box_type, binary_thresh, box_thresh, unclip_ratio, max_candidates, score_mode, dilation)
+    _check_settings(settings)
+    return _boxes(settings, _traced(settings, probability), resized_size, original_size)
+
+
+def boxes_from_maps(
+    probabilities: Sequence[np.ndarray], rule: BoxRuleName = "mindocr", box_type: BoxType = "quad",
+    binary_thresh: float = 0.3, box_thresh: float = 0.6, unclip_ratio: float = 1.5, max_candidates: int = 1000, *,
+    score_mode: ScoreMode = "fast", dilation: bool = False, resized_sizes: Sequence[Size | None] | None = None,
+    original_sizes: Sequence[Size | None] | None = None, workers: int | None = None,
+) -> list[list[Detection]]:
+    """`boxes_from_map` of each map, with the sizes of each, in the caller's and `workers` more threads (0 for none;
+    default: one where there are two cores).
+
+    The same boxes as one map after another. Raises what `boxes_from_map` raises, for the first bad map, and ValueError
+    if there are not as many sizes as maps.
+    """
+    settings = BoxRule(rule, box_type, binary_thresh, box_thresh, unclip_ratio, max_candidates, score_mode, dilation)
+    _check_settings(settings)
+    sizes = [given if given is not None else [None] * len(probabilities) for given in (resized_sizes, original_sizes)]
+    if not all(len(given) == len(probabilities) for given in sizes):
+        raise ValueError("there must be as many sizes as maps")
+    workers = min(1, (os.cpu_count() or 1) - 1) if workers is None else workers
+    if workers < 0:
+        raise DbnetError(f"workers must be at least 0, not {workers}")
+    trace = partial(_traced, settings)
+    # Tracing is a few long calls that leave Python's lock alone. What follows is thousands of short ones: two threads
+    # would take the lock from each other at each, and be slower than one.
+    with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
+        traced = pool.map(trace, probabilities) if pool else map(trace, probabilities)
+        return [_boxes(settings, *arguments) for arguments in zip(traced, *sizes, strict=True)]
+
+
+def default_boxes(rule: BoxRuleName, box_type: BoxType = "quad") -> BoxRule:
+    """The published settings of a project: MindOCR's and PaddleOCR's recipes for ICDAR 2015, MhLiao/DB's commands and
+    its fixed ratio for polygons, the defaults of MMOCR's `DBPostprocessor`. Raises DbnetError for another name."""
+    _check_choices(rule, box_type, "fast")
+    settings = replace(DEFAULTS[rule], box_type=box_type)
+    return replace(settings, unclip_ratio=2.0) if (rule, box_type) == ("mhliao", "poly") else settings
 
 
 # The shared course ----------------------------------------------------------------------------------------------------
 
 
-def _rectangle(points: np.ndarray, min_side: float) -> np.ndarray | None:
-    """Corners (4, 2) float32 of the smallest rectangle, or None if it is thinner than `min_side` pixels."""
-    corners, side = mini_box(points)
-    return corners if side >= min_side else None
+class Traced(NamedTuple):
+    """A checked map (H, W) float32, its bitmap (H, W) uint8 and the contours (N, 1, 2) int32 to look at."""
+
+    probability: np.ndarray
+    bitmap: np.ndarray
+    contours: Sequence[np.ndarray]
 
 
-def _simplified(contour: np.ndarray, epsilon: float) -> np.ndarray | None:
-    """Polygon (P, 2) int32 with at least four corners, or None."""
-    points = cv2.approxPolyDP(contour, epsilon * cv2.arcLength(contour, True), True)
-    return points[:, 0] if len(points) >= 4 else None
+def _traced(settings: BoxRule, probability: np.ndarray) -> Traced:
+    rule, probability = RULES[settings.rule], _as_map(probability)
+    bitmap, contours = text_contours(probability, settings.binary_thresh, rule.at_threshold, settings.dilation)
+    return Traced(probability, bitmap, contours[:settings.max_candidates + rule.extra_candidates])
 
 
-def _grown(outline: np.ndarray, ratio: float, box_type: BoxType) -> np.ndarray | None:
-    """`outline` after unclipping: (4, 2) float32 or (P, 2) int32, or None if that is small or falls apart."""
-    parts = unclip(outline, ratio)
-    if len(parts) != 1:
-        return None
-    rectangle = _rectangle(parts[0], MIN_SIDE_GROWN)
-    return parts[0] if box_type == "poly" and rectangle is not None else rectangle
+def _boxes(settings: BoxRule, traced: Traced, resized_size: Size | None, original_size: Size | None) -> list[Detection]:
+    rule, (probability, bitmap, contours) = RULES[settings.rule], traced
+    resized = _checked_size("resized_size", resized_size) or (probability.shape[0], probability.shape[1])
+    original = _checked_size("original_size", original_size) or resized
+    from_rectangles = settings.box_type == "quad" and rule.rectangles
+    contours, bounds, outlines = _rectangles(contours) if from_rectangles else _polygons(contours, rule.epsilon)
+    score_of = means_of_contours if from_rectangles and settings.score_mode == "slow" else rule.score
+    scores = score_of(probability, bitmap, contours, bounds, outlines)
+    sure = [i for i, score in enumerate(scores) if score >= settings.box_thresh]
+    if not sure:
+        return []
+    grow = _grown_rectangles if from_rectangles else rule.grow
+    grown, kept = grow(_chosen(outlines, sure), settings.unclip_ratio, settings.box_type)
+    placed = rule.place(grown, resized, original) if isinstance(grown, np.ndarray) else [
+        rule.place(polygon, resized, original) for polygon in grown]
+    return [Detection(polygon, scores[sure[i]]) for polygon, i in zip(placed, kept, strict=True)]
+
+
+def _rectangles(contours: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Iterable[Bounds], Outlines]:
+    """The contours whose smallest rectangle is large enough, their upright bounds, and these rectangles: (K, 4, 2)
+    float32, clockwise."""
+    # A contour whose points span less than MIN_SIDE upright has no rectangle of least area with a shorter side of
+    # MIN_SIDE either: with sides a <= b, a b <= 2 e for the longer span e, and a^2 + b^2 >= e^2, a >= 3 would ask for
+    # e >= 4.5 and for e <= 4.03. Noise is mostly of that kind.
+    all_bounds = [cv2.boundingRect(contour) for contour in contours]
+    wide = [i for i, (_, _, width, height) in enumerate(all_bounds) if width > MIN_SIDE and height > MIN_SIDE]
+    corners, sides = smallest_rectangles([contours[i] for i in wide])
+    large = sides >= MIN_SIDE
+    kept = [i for i, is_large in zip(wide, large.tolist(), strict=True) if is_large]
+    return [contours[i] for i in kept], [all_bounds[i] for i in kept], clockwise(corners[large])
+
+
+def _polygons(contours: Sequence[np.ndarray], epsilon: float) -> tuple[list[np.ndarray], Iterable[Bounds], Outlines]:
+    """The contours whose simplified polygon has at least four corners, their upright bounds, and these polygons."""
+    kept, polygons = [], []
+    for contour in contours:
+        if len(contour) >= 4 and len(polygon := simplified(contour, epsilon)) >= 4:
+            kept.append(contour)
+            polygons.append(polygon)
+    return kept, map(cv2.boundingRect, kept), polygons
+
+
+def _chosen(outlines: Outlines, indices: Sequence[int]) -> Outlines:
+    return outlines[indices] if isinstance(outlines, np.ndarray) else [outlines[i] for i in indices]
+
+
+def _grown_rectangles(outlines: Outlines, ratio: float, box_type: BoxType) -> tuple[Outlines, Sequence[int]]:
+    """Rectangles (K, 4, 2) after unclipping: the smallest rectangles (M, 4, 2) of those that are large enough."""
+    hulls = hulls_of_grown(np.asarray(outlines), ratio)
+    grown = [i for i, hull in enumerate(hulls) if len(hull)]
+    corners, sides = smallest_rectangles([hulls[i] for i in grown])
+    kept = np.flatnonzero(sides >= MIN_SIDE_GROWN)
+    return clockwise(corners[kept]), [grown[i] for i in kept]
+
+
+def _grown_polygons(outlines: Outlines, ratio: float, box_type: BoxType) -> tuple[Outlines, Sequence[int]]:
+    """Polygons after unclipping, (P, 2) int32, without those that are small or fall apart."""
+    parts = _offsets(outlines, ratio)
+    whole = [i for i, found in enumerate(parts) if len(found) == 1]
+    _, sides = smallest_rectangles([parts[i][0] for i in whole])
+    kept = [i for i, side in zip(whole, sides, strict=True) if side >= MIN_SIDE_GROWN]
+    return [parts[i][0] for i in kept], kept
+
+
+def _grown_in_mmocr(outlines: Outlines, ratio: float, box_type: BoxType) -> tuple[Outlines, Sequence[int]]:
+    """MMOCR: quads are the smallest rectangle, its corners in OpenCV's order; polygons may be small, but need four
+    points. Which parts stay, see `_first_of_alike`."""
+    if box_type == "poly":
+        polygons = [_first_of_alike(parts) for parts in _offsets(outlines, ratio)]
+        kept = [i for i, polygon in enumerate(polygons) if len(polygon) >= 4]
+        return [polygons[i] for i in kept], kept
+    hulls = hulls_of_grown(outlines, ratio, _first_of_alike)
+    grown = [i for i, hull in enumerate(hulls) if len(hull)]
+    corners, sides = smallest_rectangles([hulls[i].astype(np.float32) for i in grown])
+    large = np.flatnonzero(sides >= MIN_SIDE_GROWN)
+    return corners[large], [grown[i] for i in large]
+
+
+def _first_of_alike(parts: list[np.ndarray]) -> np.ndarray:
+    """MMOCR: several parts are dropped only if their numbers of points differ; else the first one stays."""
+    return parts[0] if len({len(part) for part in parts}) == 1 else NOTHING
+
+
+def _offsets(outlines: Outlines, ratio: float) -> list[list[np.ndarray]]:
+    """Each outline after unclipping, in its parts."""
+    distances = unclip_distances(outlines, ratio).tolist()
+    return [offset(outline, distance) for outline, distance in zip(outlines, distances, strict=True)]
 
 
 # Where the projects differ --------------------------------------------------------------------------------------------
 
 
-def _score_of_bitmap(
-    probability: np.ndarray, bitmap: np.ndarray, contour: np.ndarray, outline: np.ndarray
-) -> float:
-    """MindOCR: mean over the text pixels in the contour's bounding box, so also over those of a neighbour."""
-    (left, top), (right, bottom) = contour.min(axis=0), contour.max(axis=0) + 1
-    return cv2.mean(probability[top:bottom, left:right], bitmap[top:bottom, left:right])[0]
-
-
-def _score_of_outline(
-    probability: np.ndarray, bitmap: np.ndarray, contour: np.ndarray, outline: np.ndarray
-) -> float:
-    """MhLiao/DB and PaddleOCR ("fast"): mean inside the outline, background between the text's pixels included."""
-    height, width = probability.shape
-    left, top = np.clip(np.floor(outline.min(axis=0)).astype(int), 0, (width - 1, height - 1))
-    right, bottom = np.clip(np.ceil(outline.max(axis=0)).astype(int), 0, (width - 1, height - 1)) + 1
-    mask = np.zeros((bottom - top, right - left), np.uint8)
-    corners = outline - np.array((left, top), outline.dtype)
-    cv2.fillPoly(mask, [corners.astype(np.int32)], 1)
-    return cv2.mean(probability[top:bottom, left:right], mask)[0]
-
-
-def _place_by_size(polygon: np.ndarray, resized: tuple[int, int], original: tuple[int, int]) -> np.ndarray:
+def _place_by_size(points: np.ndarray, resized: Size, original: Size) -> np.ndarray:
     """MhLiao/DB and PaddleOCR: x / w * W, clipped to [0, W]; rectangles in float32, polygons in float64."""
-    if polygon.dtype != np.float32:
-        polygon = polygon.astype(np.float64)
-    old, new = np.array(resized[::-1], polygon.dtype), np.array(original[::-1], polygon.dtype)
-    return np.clip(np.round(polygon / old * new), 0, new).astype(np.float32)
+    if points.dtype != np.float32:
+        points = points.astype(np.float64)
+    old, new = np.array(resized[::-1], points.dtype), np.array(original[::-1], points.dtype)
+    return np.clip(np.round(points / old * new), 0, new).astype(np.float32)
 
 
-def _place_by_scale(polygon: np.ndarray, resized: tuple[int, int], original: tuple[int, int]) -> np.ndarray:
+def _place_by_scale(points: np.ndarray, resized: Size, original: Size) -> np.ndarray:
     """MindOCR: x / (w / W) with a float32 scale, clipped to [0, W - 1]."""
     scale = np.array(np.divide(resized[::-1], original[::-1]), np.float32)
     limit = np.array(original[::-1], np.float32) - 1
-    return np.clip(np.round(polygon / scale), 0, limit).astype(np.float32)
+    return np.clip(np.round(points / scale), 0, limit).astype(np.float32)
 
 
-#: MindOCR `det_db_postprocess.py`, PaddleOCR `db_postprocess.py`, MhLiao/DB `seg_detector_representer.py`.
+def _place_unrounded(points: np.ndarray, resized: Size, original: Size) -> np.ndarray:
+    """MMOCR: x * (1 / (w / W)), neither rounded nor clipped."""
+    return (points.astype(np.float32) * (1 / np.divide(resized[::-1], original[::-1]))).astype(np.float32)
+
+
+#: MindOCR `det_db_postprocess.py`, MhLiao/DB `seg_detector_representer.py`, PaddleOCR `db_postprocess.py`, MMOCR
+#: `db_postprocessor.py` (its DBNet++ and Total-Text configurations set an epsilon of 0.002).
 RULES: dict[str, Rule] = {
-    "mindocr": Rule(True, 0.005, 1.5, _score_of_bitmap, _place_by_scale),
-    "paddle": Rule(False, 0.002, 1.5, _score_of_outline, _place_by_size),
-    "mhliao": Rule(False, 0.002, 2.0, _score_of_outline, _place_by_size),
+    "mindocr": Rule(True, 0, True, 0.005, means_of_text, _grown_polygons, _place_by_scale),
+    "mhliao": Rule(False, 0, True, 0.002, means_of_outlines, _grown_polygons, _place_by_size),
+    "paddle": Rule(False, 0, True, 0.002, means_of_outlines, _grown_polygons, _place_by_size),
+    "mmocr": Rule(False, 1, False, 0.01, means_of_outlines, _grown_in_mmocr, _place_unrounded),
+}
+DEFAULTS: dict[str, BoxRule] = {
+    "mindocr": MINDOCR_BOXES, "mhliao": MHLIAO_BOXES, "paddle": PADDLE_BOXES,
+    "mmocr": BoxRule("mmocr", "quad", 0.3, 0.3, 1.5, 3000),
 }
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
-def _check_settings(
-    rule: str, box_type: str, binary_thresh: float, box_thresh: float, unclip_ratio: float | None, max_candidates: int
-) -> None:
+def _check_settings(settings: BoxRule) -> None:
     """Raises DbnetError: the values may come from a command line or from a file's record."""
-    for what, name, names in (("box rule", rule, tuple(RULES)), ("box type", box_type, get_args(BoxType))):
-        if name not in names:
-            raise DbnetError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
-    for what, value in (("binary_thresh", binary_thresh), ("box_thresh", box_thresh)):
+    _check_choices(settings.rule, settings.box_type, settings.score_mode)
+    if settings.rule != "paddle" and (settings.score_mode != "fast" or settings.dilation):
+        raise DbnetError(f"score_mode {settings.score_mode!r} and dilation={settings.dilation} are choices of the box "
+                         f"rule 'paddle'; {settings.rule!r} has no such choice")
+    for what, value in (("binary_thresh", settings.binary_thresh), ("box_thresh", settings.box_thresh)):
         if not 0 <= value <= 1:
             raise DbnetError(f"{what} is a fraction between 0 and 1, not {value}")
-    if unclip_ratio is not None and not (unclip_ratio > 0 and math.isfinite(unclip_ratio)):
-        raise DbnetError(f"unclip_ratio must be a positive number, not {unclip_ratio}")
-    if max_candidates < 1:
-        raise DbnetError(f"max_candidates must be at least 1, not {max_candidates}")
+    if not 0 < settings.unclip_ratio <= LARGEST_UNCLIP_RATIO:
+        raise DbnetError(f"unclip_ratio must be a positive number of at most {LARGEST_UNCLIP_RATIO:g}, "
+                         f"not {settings.unclip_ratio}")
+    if settings.max_candidates < 1:
+        raise DbnetError(f"max_candidates must be at least 1, not {settings.max_candidates}")
 
 
-def _checked_map(probability: np.ndarray) -> np.ndarray:
+def _check_choices(rule: str, box_type: str, score_mode: str) -> None:
+    for what, name, names in (("box rule", rule, tuple(RULES)), ("box type", box_type, get_args(BoxType)),
+                              ("score mode", score_mode, get_args(ScoreMode))):
+        if name not in names:
+            raise DbnetError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
+
+
+def _checked_size(what: str, size: Size | None) -> Size | None:
+    if size is not None and not (len(size) == 2 and min(size) > 0):
+        raise DbnetError(f"{what} is (height, width) in pixels, not {size}")
+    return size
+
+
+def _as_map(probability: np.ndarray) -> np.ndarray:
     """The map as C-contiguous float32."""
     if probability.ndim != 2 or not probability.size or not np.issubdtype(probability.dtype, np.floating):
         raise ValueError(f"a probability map is (H, W) of floats, not {probability.shape} {probability.dtype}")
-    low, high = float(probability.min()), float(probability.max())
-    if not (low >= 0 and high <= 1):  # also where one of them is NaN
-        raise DbnetError(f"the probability map holds values from {low:g} to {high:g}, not between 0 and 1: "
-                         f"the network's output is broken, or not a probability")
-    return np.ascontiguousarray(probability, np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused
+        return np.ascontiguousarray(probability, np.float32)

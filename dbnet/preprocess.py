@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,19 @@ def read_image(path: str | Path) -> np.ndarray:
     Turned as its EXIF orientation says, like `cv2.imread` in all the projects; grey becomes BGR, an alpha channel is
     dropped, 16 bits become 8. Raises DbnetError if the file is missing or is no image.
     """
+    return decode_image(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """An image file as it is, (N,) uint8. Raises DbnetError if it cannot be read."""
     try:
-        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on every system
+        return np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on every system
     except OSError as error:
         raise DbnetError(f"{path}: cannot be read ({error.strerror or error}); give an image file") from error
+
+
+def decode_image(data: np.ndarray, path: str | Path) -> np.ndarray:
+    """The image in the bytes of a file, as `read_image` returns it; `path` names the file in errors."""
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:
@@ -66,16 +76,15 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
     if math.prod(padded) > MAX_PIXELS:
         raise DbnetError(f"an image of {height} x {width} pixels would become {padded[0]} x {padded[1]} by the resize "
                          f"rule {pixels.resize}, more than {MAX_PIXELS} pixels; crop it")
+    floats = pixels.resize == "short_side"  # MhLiao/DB resizes floats; the others round to 8 bits again
     if pixels.colour == "RGB":
-        image = image[:, :, ::-1]
-    normalise = {"short_side_min": _normalise_paddle, "short_side": _normalise_mhliao}.get(
-        pixels.resize, _normalise_mindocr)
-    if pixels.resize == "short_side":
-        image = image.astype(np.float32)  # MhLiao/DB resizes floats; the others round to 8 bits again
-    image = cv2.resize(np.ascontiguousarray(image), resized[::-1], interpolation=cv2.INTER_LINEAR)
+        image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB)
+    image = np.ascontiguousarray(image, np.float32 if floats else np.uint8)
+    image = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
     if padded != resized:
         image = cv2.copyMakeBorder(image, 0, padded[0] - resized[0], 0, padded[1] - resized[1], cv2.BORDER_CONSTANT)
-    tensor = np.ascontiguousarray(normalise(image, pixels).transpose(2, 0, 1)[np.newaxis])
+    tensor = np.empty((1, 3, *padded), np.float32)
+    (_normalise_floats if floats else _normalise_bytes)(cv2.split(image), pixels, tensor[0])
     return Prepared(tensor, (height, width), resized)
 
 
@@ -100,21 +109,35 @@ def _round_to_stride(side: int) -> int:
     return max(round(side / STRIDE) * STRIDE, STRIDE)
 
 
-# Three ways to write (x - mean) / std, which differ in the last bits of a float32.
+# (x - mean) / std. The projects write it in three ways, which differ in the last bits of a float32.
+
+
+def _normalise_bytes(planes: Sequence[np.ndarray], pixels: PixelFormat, tensor: np.ndarray) -> None:
+    """Normalises three planes (H, W) uint8 into `tensor` (3, H, W) float32.
+
+    A byte has 256 values: they are normalised once, in the project's own arithmetic, and looked up for every pixel.
+    """
+    values = np.arange(256, dtype=np.float32)[:, np.newaxis]
+    normalised = _normalise_paddle if pixels.resize == "short_side_min" else _normalise_mindocr
+    table = normalised(values, pixels)
+    for channel, plane in enumerate(planes):
+        cv2.LUT(plane, np.ascontiguousarray(table[:, channel]), dst=tensor[channel])
 
 
 def _normalise_mindocr(image: np.ndarray, pixels: PixelFormat) -> np.ndarray:
     """MindOCR NormalizeImage: in units of 0..255, float32 throughout."""
     mean, std = (np.array(values, np.float32) for values in (pixels.mean, pixels.std))
-    return (image.astype(np.float32) - mean) / std
+    return (image - mean) / std
 
 
 def _normalise_paddle(image: np.ndarray, pixels: PixelFormat) -> np.ndarray:
     """PaddleOCR NormalizeImage: in units of 0..1, float32 throughout."""
     mean, std = (np.array(values, np.float64) / 255 for values in (pixels.mean, pixels.std))
-    return (image.astype(np.float32) * np.float32(1 / 255) - mean.astype(np.float32)) / std.astype(np.float32)
+    return (image * np.float32(1 / 255) - mean.astype(np.float32)) / std.astype(np.float32)
 
 
-def _normalise_mhliao(image: np.ndarray, pixels: PixelFormat) -> np.ndarray:
-    """MhLiao/DB demo.py: the mean subtracted in float64, then back to float32."""
-    return (image - np.array(pixels.mean, np.float64)).astype(np.float32) / np.array(pixels.std, np.float32)
+def _normalise_floats(planes: Sequence[np.ndarray], pixels: PixelFormat, tensor: np.ndarray) -> None:
+    """MhLiao/DB demo.py, planes (H, W) float32: the mean subtracted in float64, then back to float32."""
+    for plane, mean, std, out in zip(planes, pixels.mean, pixels.std, tensor, strict=True):
+        np.subtract(plane, np.float64(mean), out=out, dtype=np.float64, casting="same_kind")
+        np.divide(out, np.float32(std), out=out)

@@ -7,7 +7,7 @@ Carriers: .pth `state_dict._metadata["dbnet"]`, .ckpt a `str` entry named "dbnet
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
 from dbnet.errors import DbnetError
@@ -68,13 +68,16 @@ def _typed(value: Any, kind: type) -> Any:
 def _read(kind: type, data: Any) -> Any:
     """An instance of a flat dataclass, every value checked against its type. Raises TypeError, ValueError, KeyError."""
     hints = get_type_hints(kind)
-    if set(data) != set(hints):
+    needed = {field.name for field in fields(kind) if field.default is MISSING}  # the others came with later versions
+    if not needed <= set(data) <= set(hints):
         raise ValueError(f"{kind.__name__} has {sorted(hints)}, the file {sorted(data)}")
-    return kind(**{name: _value(hint, data[name]) for name, hint in hints.items()})
+    return kind(**{name: _value(hints[name], value) for name, value in data.items()})
 
 
 def _value(hint: Any, value: Any) -> Any:
     choices = get_args(hint)
+    if hint is bool:
+        return bool(_typed(value, bool))
     if hint in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{value!r} is not a number")

@@ -28,8 +28,9 @@ Fusion = Literal["concat", "asf"]
 StepFunction = Literal["paper", "mindocr"]
 Colour = Literal["RGB", "BGR"]
 ResizeRule = Literal["stretch", "keep_ratio_pad", "short_side", "short_side_min"]
-BoxRuleName = Literal["mindocr", "mhliao", "paddle"]
+BoxRuleName = Literal["mindocr", "mhliao", "paddle", "mmocr"]
 BoxType = Literal["quad", "poly"]
+ScoreMode = Literal["fast", "slow"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class BoxRule:
-    """The published defaults for turning a probability map into boxes: whose rule, and its thresholds (fractions)."""
+    """The published defaults for turning a probability map into boxes: whose rule, and its thresholds (fractions).
+
+    score_mode, dilation: PaddleOCR's `det_db_score_mode` and `use_dilation`; the other rules have no such choice.
+    """
 
     rule: BoxRuleName
     box_type: BoxType
@@ -59,6 +63,8 @@ class BoxRule:
     box_thresh: float
     unclip_ratio: float
     max_candidates: int
+    score_mode: ScoreMode = "fast"
+    dilation: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,15 @@ def detect(runner: Runner, image: np.ndarray, pixels: PixelFormat, boxes: BoxRul
     Raises DbnetError if the network's output is no probability map of the input's size.
     """
     prepared = prepare(image, pixels)
-    probability = np.asarray(runner.run(prepared.tensor)["probability"])
-    expected = (1, 1, *prepared.tensor.shape[2:])
+    return boxes_from_map(probability_map(runner, prepared.tensor), **asdict(boxes),
+                          resized_size=prepared.resized_size, original_size=prepared.original_size)
+
+
+def probability_map(runner: Runner, tensor: np.ndarray) -> np.ndarray:
+    """(H, W) for a tensor (1, 3, H, W) float32. Raises DbnetError if the network's output has another shape."""
+    probability = np.asarray(runner.run(tensor)["probability"])
+    expected = (1, 1, *tensor.shape[2:])
     if probability.shape != expected:
         raise DbnetError(f"{runner.name} returned a probability map of shape {probability.shape}, not {expected}")
-    return boxes_from_map(probability[0, 0], **asdict(boxes), resized_size=prepared.resized_size,
-                          original_size=prepared.original_size)
+    single: np.ndarray = probability[0, 0]
+    return single

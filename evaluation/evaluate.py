@@ -1,12 +1,16 @@
-"""A detector on a data set: every image through one runtime, scored by the data set's protocol."""
+"""A detector on a data set: every image through one runtime, or anybody's result files, scored by any protocols."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,75 +18,84 @@ import pyclipper
 import shapely
 
 from dbnet.errors import DbnetError
-from dbnet.preprocess import read_image
+from dbnet.preprocess import read_bytes
 from dbnet.sample import Detection, Sample
 from dbnet.spec import BoxRule, PixelFormat
 from dbnet.version import VERSION
-from evaluation.detect import detect
-from evaluation.protocols import Counts, Score, rrc
+from evaluation import pipeline
+from evaluation.protocols import COLUMNS, Protocol, Result
+from evaluation.protocols.table import find, score
+from evaluation.report import Evaluation
+from evaluation.runners import Runner
+from evaluation.store import Store, StoredDetections, encode, open_store
 
-if TYPE_CHECKING:
-    from evaluation.runners import Runner
+__all__ = ["Evaluation", "evaluate", "evaluate_results", "versions"]
 
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """scores: protocol -> score. detections, counts: by the image's file name, in the samples' order. versions: of
-    everything that can move a score, the runner's environment under `runner`. settings: what was chosen.
-    """
-
-    scores: dict[str, Score]
-    detections: dict[str, list[Detection]]
-    counts: dict[str, Counts]
-    versions: dict[str, Any]
-    settings: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values: scores, images (name -> detections: polygon in pixels of the image, score), versions, settings.
-
-        A documented format: other people's scripts read it.
-        """
-        return {
-            "scores": {protocol: asdict(score) for protocol, score in self.scores.items()},
-            "images": {name: {"detections": [{"polygon": d.polygon.tolist(), "score": d.score} for d in found]}
-                       for name, found in self.detections.items()},
-            "versions": self.versions,
-            "settings": self.settings,
-        }
-
-    def to_json(self) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
+#: Of `versions()`, what turns maps into boxes; the others only score them.
+BOX_VERSIONS = ("dbnet-parity", "numpy", "opencv", "pyclipper")
 
 
 def evaluate(
     runner: Runner, samples: Sequence[Sample], pixels: PixelFormat, boxes: BoxRule,
-    progress: Callable[[int, int], object] | None = None,
+    protocols: Iterable[str] = ("rrc",), *, sweep: Sequence[BoxRule] = (), save: Path | None = None,
+    workers: int | None = None, progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Detects in every sample's image and scores by the official ICDAR 2015 protocol (`rrc`).
+    """Detects in every sample's image under `boxes`, and scores by each protocol.
 
-    progress: called after every image with (images done, images in all). Raises DbnetError, naming the image, if one
-    cannot be read or the network's output on it is unusable, and if two images share a file name.
+    sweep: more box rules, under which every map is scored too. save: keep the detections in this file as they come; a
+    run that was interrupted goes on in it, and a finished one is only scored again. workers: see `pipeline.run`.
+    progress: called after every image with (images done, images in all), and once for those that were taken over.
+
+    Raises DbnetError, naming the image, if one cannot be read or the network's output on it is unusable; if two images
+    share a file name; for unknown protocols; and if `save` cannot be written or holds something else.
     """
-    if not samples:
-        raise DbnetError("no images to evaluate")
-    detections: dict[str, list[Detection]] = {}
-    for done, sample in enumerate(samples, start=1):
-        if sample.name in detections:
-            raise DbnetError(f"{sample.image}: another image is called {sample.name} too, and results are kept by file "
-                             f"name; rename one of them")
-        image = read_image(sample.image)
-        try:
-            detections[sample.name] = detect(runner, image, pixels, boxes)
-        except DbnetError as error:
-            raise DbnetError(f"{sample.image}: {error}") from error
-        if progress:
-            progress(done, len(samples))
-    score, counts = rrc.score(samples, list(detections.values()))
-    settings = {"runner": runner.name, "spec": runner.spec.name, "semantics": runner.spec.semantics(),
-                "pixels": asdict(pixels), "boxes": asdict(boxes), "images": len(samples)}
-    return Evaluation({"rrc": score}, detections, dict(zip(detections, counts, strict=True)),
-                      versions() | {"runner": runner.environment()}, settings)
+    names, chosen, rules = _names(samples), find(protocols), [boxes, *sweep]
+    pipeline.check_workers(workers)
+    settings = {"runner": runner.name, "model": getattr(runner, "digest", None), "spec": runner.spec.name,
+                "semantics": runner.spec.semantics(), "pixels": asdict(pixels), "boxes": asdict(boxes),
+                "images": len(samples)}
+    environment = runner.environment()
+    counts = _Counts(chosen, len(rules), len(samples))
+
+    def finish(found: pipeline.Found) -> tuple[bytes, list[np.ndarray]]:
+        line = encode(found.sample.name, found.checksum, found.detections)
+        return line, counts.of(found.sample, found.detections)
+
+    made_with = {name: version for name, version in versions().items() if name in BOX_VERSIONS}
+    header = settings | {"sweep": [asdict(rule) for rule in sweep], "names_sha256": _digest(names),
+                         "versions": made_with | {"runner": environment}}
+    with open_store(save, header, len(samples)) as store:
+        resumed = store.done
+        for i, sample in enumerate(samples[:resumed]):
+            counts.put(i, counts.of(sample, _taken_over(store, i, sample, len(rules))))
+        if resumed and progress:
+            progress(resumed, len(samples))
+        with closing(pipeline.run(runner, samples[resumed:], pixels, rules, finish, workers)) as results:
+            for i, (line, numbers) in enumerate(results, start=resumed):
+                store.append(line)
+                counts.put(i, numbers)
+                if progress:
+                    progress(i + 1, len(samples))
+    swept = [(values, counts.results(i)) for i, values in enumerate(_varied(boxes, sweep), start=1)]
+    return Evaluation(counts.results(0), StoredDetections(store, names), swept, versions() | {"runner": environment},
+                      settings, resumed)
+
+
+def evaluate_results(samples: Sequence[Sample], detections: Sequence[Sequence[Detection]],
+                     protocols: Iterable[str] = ("rrc",), score_thresholds: Sequence[float] = ()) -> Evaluation:
+    """Scores anybody's detections by each protocol; `detections[i]` were found in the image of `samples[i]`.
+
+    score_thresholds: a sweep. Each entry leaves out the detections that score less. Raises DbnetError if two images
+    share a file name, and for unknown protocols; ValueError if there are not as many lists as samples.
+    """
+    names, protocols = _names(samples), tuple(protocols)
+    results = score(protocols, samples, detections)
+    swept: list[tuple[dict[str, Any], dict[str, Result]]] = []
+    for threshold in score_thresholds:
+        kept = [[d for d in found if d.score >= threshold] for found in detections]
+        swept.append(({"score": float(threshold)}, score(protocols, samples, kept)))
+    return Evaluation(results, dict(zip(names, map(list, detections), strict=True)), swept, versions(),
+                      {"images": len(samples)})
 
 
 def versions() -> dict[str, str]:
@@ -90,3 +103,56 @@ def versions() -> dict[str, str]:
     return {"dbnet-parity": VERSION, "python": platform.python_version(), "numpy": np.__version__,
             "opencv": cv2.__version__, "shapely": shapely.__version__, "geos": shapely.geos_version_string,
             "pyclipper": getattr(pyclipper, "__version__", "unknown")}
+
+
+class _Counts:
+    """What each image adds to the scores: for each protocol (settings, images, variants, `COLUMNS`)."""
+
+    def __init__(self, protocols: Sequence[Protocol], settings: int, images: int):
+        self._protocols = protocols
+        self._arrays = [np.zeros((settings, images, len(protocol.variants), len(COLUMNS))) for protocol in protocols]
+
+    def of(self, sample: Sample, detections: Sequence[Sequence[Detection]]) -> list[np.ndarray]:
+        """One image's, (settings, variants, 4) for each protocol; `detections`: one list for each setting."""
+        return [protocol.count([sample] * len(detections), detections) for protocol in self._protocols]
+
+    def put(self, image: int, numbers: Sequence[np.ndarray]) -> None:
+        for array, part in zip(self._arrays, numbers, strict=True):
+            array[:, image] = part
+
+    def results(self, setting: int) -> dict[str, Result]:
+        return {protocol.name: Result(protocol, array[setting])
+                for protocol, array in zip(self._protocols, self._arrays, strict=True)}
+
+
+def _names(samples: Sequence[Sample]) -> list[str]:
+    """The images' file names, by which results are kept. Raises DbnetError for none, and for the same one twice."""
+    if not samples:
+        raise DbnetError("no images to evaluate")
+    seen = set()
+    for sample in samples:
+        if sample.name in seen:
+            raise DbnetError(f"{sample.image}: another image is called {sample.name} too, and results are kept by file "
+                             f"name; rename one of them")
+        seen.add(sample.name)
+    return [sample.name for sample in samples]
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _taken_over(store: Store, index: int, sample: Sample, rules: int) -> list[list[Detection]]:
+    """The detections of an earlier run. Raises DbnetError if they were found in another image of that name."""
+    checksum, detections = store.read(index, sample.name)
+    if checksum != zlib.crc32(read_bytes(sample.image).tobytes()) or len(detections) != rules:
+        raise DbnetError(f"{store.name}: its detections were made in another {sample.name} than {sample.image}; choose "
+                         f"another file, or delete it")
+    return detections
+
+
+def _varied(boxes: BoxRule, sweep: Sequence[BoxRule]) -> list[dict[str, Any]]:
+    """Of each rule of a sweep the settings in which any of them differs from another or from `boxes`, or all."""
+    rules: list[Mapping[str, Any]] = [asdict(rule) for rule in (boxes, *sweep)]
+    names = [name for name in rules[0] if len({rule[name] for rule in rules}) > 1] or list(rules[0])
+    return [{name: rule[name] for name in names} for rule in rules[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -23,12 +24,18 @@ RUNNERS = ("torch", "mindspore", "onnxruntime")
 _OWN_RUNNER = {"onnx": "onnxruntime", "ckpt": "mindspore"}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider", "ascend": "CANNExecutionProvider"}
 _ERRORS_ONLY = 3
+#: Calls at once in one ONNX Runtime session: each needs memory for its own maps.
+MAX_AT_ONCE = 8
 
 log = logging.getLogger("dbnet")
 
 
 class Runner(Protocol):
-    """A model, open in one framework. device: where it runs, in the framework's words."""
+    """A model, open in one framework. device: where it runs, in the framework's words.
+
+    A runner may also have `at_once`: how many calls of `run` may be under way at once, in as many threads (1 where it
+    does not say), and `digest`: which model it runs (see `open_runner`).
+    """
 
     name: str
     spec: ModelSpec
@@ -46,7 +53,7 @@ class Runner(Protocol):
 
 def open_runner(path: str | Path, runner: str | None = None, device: str | None = None,
                 stages: tuple[str, ...] | None = None, threads: int | None = None,
-                options: SourceOptions | None = None) -> Runner:
+                options: SourceOptions | None = None, concurrent: bool = False) -> Runner:
     """Opens a weight file of any supported format for the `stages` wanted (names of `dbnet.spec`).
 
     stages: None means all, and of an .onnx in ONNX Runtime those that the file gives; ask for ("probability",) where
@@ -55,8 +62,10 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     runner: `torch`, `mindspore` or `onnxruntime`; default the format's own (torch for .safetensors and .pdparams), or
     the next that is installed, which is then logged. device: `cpu`, `cuda:0`, `ascend`, ...; default the best present
     (`cpu` in ONNX Runtime). threads: of the CPU's operators; not settable in MindSpore. options: what the file does
-    not say itself. An .onnx runs as it is in ONNX Runtime, unless it lacks a stage or `options` change what it
-    computes; every other file as the graph of our archive form. Weights run as float32.
+    not say itself. concurrent: see `OnnxRuntimeRunner`; the others have no such choice. An .onnx runs as it is in ONNX
+    Runtime, unless it lacks a stage or `options` change what it computes; every other file as the graph of our archive
+    form. Weights run as float32. The runner's `digest` is the sha256 of the canonical weights, or of the .onnx that
+    runs as it is.
 
     Raises DbnetError if the file, the framework, the device or a stage is not to be had.
     """
@@ -69,16 +78,21 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     spec, weights = model.record.spec, model.weights
     runner = runner or _choose(model)
     if runner == "onnxruntime":
-        return _open_onnx(model, device, stages, threads, as_it_is=not (options and options.semantics))
+        as_it_is = not (options and options.semantics)
+        return _open_onnx(model, device, stages, threads, concurrent, as_it_is)
     require(runner)
     if runner == "torch":
         from torch_reference.runner import TorchRunner
-        return TorchRunner(spec, weights, device, stages or STAGES, threads)
+        in_torch = TorchRunner(spec, weights, device, stages or STAGES, threads)
+        in_torch.digest = model.record.sha256
+        return in_torch
     if threads is not None:
         raise DbnetError(f"MindSpore takes its threads from the cores it may use; leave out --threads and start it "
                          f"with: taskset -c 0-{threads - 1} dbnet ...")
     from ms_models.runner import MindSporeRunner
-    return MindSporeRunner(spec, weights, device, stages or STAGES)
+    opened = MindSporeRunner(spec, weights, device, stages or STAGES)
+    opened.digest = model.record.sha256
+    return opened
 
 
 def _choose(model: LoadedModel) -> str:
@@ -93,11 +107,14 @@ def _choose(model: LoadedModel) -> str:
 
 
 def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] | None, threads: int | None,
-               as_it_is: bool) -> Runner:
+               concurrent: bool, as_it_is: bool) -> Runner:
     spec = model.record.spec
     if model.format == "onnx" and as_it_is:
         try:
-            return OnnxRuntimeRunner(model.path, spec, device, stages, threads)
+            opened = OnnxRuntimeRunner(model.path, spec, device, stages, threads, concurrent)
+            with model.path.open("rb") as stream:
+                opened.digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return opened
         except _NoSuchOutputError as error:
             if "probability" in error.missing:  # not our graph: another one in its place would prove nothing about it
                 raise
@@ -105,7 +122,10 @@ def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] |
     training = [stage for stage in stages if stage not in STAGES]
     if training:
         raise DbnetError(f"no stage {training[0]} in ONNX: it is computed in training only; use --runner torch")
-    return OnnxRuntimeRunner(_archive(model, spec, stages != ("probability",)), spec, device, stages, threads)
+    archive = _archive(model, spec, stages != ("probability",))
+    opened = OnnxRuntimeRunner(archive, spec, device, stages, threads, concurrent)
+    opened.digest = model.record.sha256
+    return opened
 
 
 def _archive(model: LoadedModel, spec: ModelSpec, stages: bool) -> bytes:
@@ -128,14 +148,18 @@ class OnnxRuntimeRunner:
 
     spec: what it computes, passed through. stages: None means all of `dbnet.spec.STAGES` that it gives.
     device: `cpu` (default), or `cuda:0`, `npu:0` with an onnxruntime built
-    for it. threads: within one operator; default one per core. Raises DbnetError if ONNX Runtime refuses the file or
-    the device, or an output is missing.
+    for it. threads: within one operator; default one per core. concurrent: for many images in a row. On the CPU the
+    threads are then shared out among several calls of `run` at once (`at_once`), which finish more images a second
+    than one call with all threads, with the same numbers. Raises DbnetError if ONNX Runtime refuses the file or the
+    device, or an output is missing.
     """
 
     name = "onnxruntime"
+    digest: str | None = None
 
     def __init__(self, source: str | Path | bytes, spec: ModelSpec, device: str | None = None,
-                 stages: tuple[str, ...] | None = ("probability",), threads: int | None = None):
+                 stages: tuple[str, ...] | None = ("probability",), threads: int | None = None,
+                 concurrent: bool = False):
         ort = require("onnxruntime")
         self.spec, self.threads = spec, threads
         self._where = "the model in memory" if isinstance(source, bytes) else str(source)
@@ -143,7 +167,9 @@ class OnnxRuntimeRunner:
         self.device = self._device.kind if self._device.kind == "cpu" else f"{self._device.kind}:{self._device.index}"
         settings = ort.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY  # else one warning per unused initialiser, 13 for head.thresh
-        settings.intra_op_num_threads = threads or 0
+        self.at_once = min(threads or cores(), MAX_AT_ONCE) if concurrent and self._device.kind == "cpu" else 1
+        # A calling thread works too: the session's own are what is left. 0: one per core.
+        settings.intra_op_num_threads = threads or 0 if self.at_once == 1 else (threads or cores()) - self.at_once + 1
         self._failures = _exceptions(ort)
         try:
             self._session = ort.InferenceSession(source if isinstance(source, bytes) else os.fspath(source), settings,
@@ -207,6 +233,11 @@ def _provider(ort: Any, device: Device) -> tuple[str, Mapping[str, str]]:
         return provider, {}
     exact = {"use_tf32": "0"} if device.kind == "gpu" else {}  # TF32 keeps three decimal digits
     return provider, {"device_id": str(device.index), **exact}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _exceptions(ort: Any) -> tuple[type[Exception], ...]:

@@ -47,6 +47,7 @@ class MindSporeRunner:
     """
 
     name = "mindspore"
+    digest: str | None = None
 
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], device: str | None = None,
                  stages: tuple[str, ...] = ("probability",), jit_level: Literal["O0", "O1", "O2"] | None = None):

@@ -15,8 +15,9 @@ from dbnet.sample import Sample
 from dbnet.spec import MHLIAO_BOXES, MHLIAO_PIXELS, MINDOCR_BOXES, MINDOCR_PP_PIXELS, PADDLE_BOXES, PADDLE_PIXELS, SPECS
 from dbnet.version import VERSION
 from evaluation.detect import detect
-from evaluation.evaluate import evaluate
-from evaluation.protocols import Counts, Score
+from evaluation.evaluate import Evaluation, evaluate, evaluate_results
+from evaluation.protocols import Protocol, Result, Score
+from evaluation.protocols.table import find
 
 SPEC = SPECS["db_mv3_paddle"]
 #: Small, so that a test takes milliseconds.
@@ -77,42 +78,93 @@ def test_boxes_come_back_in_pixels_of_the_image(tmp_path, pixels, boxes):
     assert found.score > 0.7
 
 
-def test_evaluation(tmp_path):
-    samples = [
-        draw(tmp_path / "img_1.png", [(20, 30, 60, 12), (110, 70, 60, 12)]),
-        draw(tmp_path / "img_2.png", [(20, 30, 60, 12), (110, 70, 60, 12)], ignore=(1,)),
-        draw(tmp_path / "图 3.png", [], size=(33, 47)),
-    ]
-    missed = replace(samples[0], polygons=[*samples[0].polygons, grown(5, 5, 30, 10)],
-                     ignore=np.array([False, False, False]), texts=["", "", ""])
+@pytest.fixture
+def samples(tmp_path):
+    """Two found texts, and one that is missed; one found and one to be ignored; nothing."""
+    first = draw(tmp_path / "img_1.png", [(20, 30, 60, 12), (110, 70, 60, 12)])
+    missed = replace(first, polygons=[*first.polygons, grown(5, 5, 30, 10)], ignore=np.zeros(3, bool), texts=[""] * 3)
+    return [missed, draw(tmp_path / "img_2.png", [(20, 30, 60, 12), (110, 70, 60, 12)], ignore=(1,)),
+            draw(tmp_path / "图 3.png", [], size=(33, 47))]
+
+
+def test_evaluation(samples):
     seen = []
-    evaluation = evaluate(BrightnessRunner(), [missed, *samples[1:]], PIXELS, PADDLE_BOXES,
+    evaluation = evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES,
                           progress=lambda done, count: seen.append((done, count)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert list(evaluation.counts.items()) == [
-        ("img_1.png", Counts(2, 3, 2)), ("img_2.png", Counts(1, 1, 1)), ("图 3.png", Counts(0, 0, 0))]
+    assert list(evaluation.detections) == ["img_1.png", "img_2.png", "图 3.png"]
+    assert [len(found) for found in evaluation.detections.values()] == [2, 2, 0]
+    assert evaluation.results["rrc"].per_image.tolist() == [[2, 3, 2, 2], [1, 1, 1, 1], [0, 0, 0, 0]]
     assert evaluation.scores == {"rrc": Score(1.0, 0.75, pytest.approx(6 / 7))}
-    assert evaluation.settings == {"runner": "brightness", "spec": "db_mv3_paddle", "semantics": SPEC.semantics(),
-                                   "pixels": asdict(PIXELS), "boxes": asdict(PADDLE_BOXES), "images": 3}
+    assert evaluation.settings == {"runner": "brightness", "model": None, "spec": "db_mv3_paddle",
+                                   "semantics": SPEC.semantics(), "pixels": asdict(PIXELS),
+                                   "boxes": asdict(PADDLE_BOXES), "images": 3}
     assert evaluation.versions["opencv"] == cv2.__version__
     assert evaluation.versions["dbnet-parity"] == VERSION
     assert evaluation.versions["runner"] == {"device": "CPU"}
     assert all(evaluation.versions[part] for part in ("numpy", "shapely", "pyclipper", "python"))
+    assert (evaluation.sweep, evaluation.resumed) == ([], 0)
 
 
-def test_json_is_the_documented_contract(tmp_path):
-    evaluation = evaluate(BrightnessRunner(), [draw(tmp_path / "img_1.png", [(20, 30, 60, 12)])], PIXELS, PADDLE_BOXES)
+def test_json_is_the_documented_contract(samples):
+    evaluation = evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES)
     data = json.loads(evaluation.to_json())
-    assert list(data) == ["scores", "images", "versions", "settings"]
-    assert data["scores"] == {"rrc": {"precision": 1.0, "recall": 1.0, "fscore": 1.0}}
-    ((name, image),) = data["images"].items()
-    assert name == "img_1.png"
-    ((detection,),) = image.values()
-    assert list(image) == ["detections"]
+    assert data == json.loads(json.dumps(evaluation.to_dict()))
+    assert list(data) == ["scores", "protocols", "images", "versions", "settings"]
+    assert data["scores"] == {"rrc": {"precision": 1.0, "recall": 0.75, "fscore": pytest.approx(6 / 7)}}
+    rrc = find(["rrc"])[0]
+    interval = {name: list(ends) for name, ends in evaluation.results["rrc"].interval().items()}
+    assert data["protocols"] == {
+        "rrc": {"title": rrc.title, "thresholds": dict(rrc.thresholds), "interval95": interval}}
+    assert list(data["images"]) == ["img_1.png", "img_2.png", "图 3.png"]
+    image = data["images"]["img_1.png"]
+    assert image["counts"] == {"rrc": {"found_texts": 2, "texts": 3, "right_detections": 2, "detections": 2}}
+    detection, _ = image["detections"]
     assert list(detection) == ["polygon", "score"]
     assert np.shape(detection["polygon"]) == (4, 2)
-    assert detection["polygon"] == evaluation.detections["img_1.png"][0].polygon.tolist()
+    found = evaluation.detections["img_1.png"][0]
+    assert (detection["polygon"], detection["score"]) == (found.polygon.tolist(), found.score)
     assert 0.6 < detection["score"] <= 1
+
+
+def test_protocols_with_several_variants_name_theirs(samples):
+    def count(samples, detections):
+        return np.array([[[i, 2, i, 2] for i in range(3)]] * len(samples), float)
+
+    table = Result(Protocol("best of", "a scan", {}, count, ("low", "middle", "high")), count(samples, []))
+    data = Evaluation({"best of": table}, {"a": [], "b": [], "c": []}, [], {}, {}).to_dict()
+    assert data["protocols"]["best of"]["variant"] == "high"
+    assert data["images"]["b"]["counts"]["best of"]["found_texts"] == 2
+
+
+def test_a_sweep_is_one_evaluation_for_each_rule(samples):
+    rules = [replace(PADDLE_BOXES, box_thresh=threshold, unclip_ratio=ratio)
+             for threshold in (0.5, 0.95) for ratio in (1.5, 4.0)]
+    evaluation = evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES, sweep=rules)
+    assert [values for values, _ in evaluation.sweep] == [
+        {"box_thresh": rule.box_thresh, "unclip_ratio": rule.unclip_ratio} for rule in rules]
+    for rule, (_, results) in zip(rules, evaluation.sweep, strict=True):
+        alone = evaluate(BrightnessRunner(), samples, PIXELS, rule)
+        np.testing.assert_array_equal(results["rrc"].counts, alone.results["rrc"].counts)
+    assert len({results["rrc"].score.fscore for _, results in evaluation.sweep}) > 1
+    plain = evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES)
+    assert evaluation.scores == plain.scores
+    data = json.loads(evaluation.to_json())
+    assert "chosen on the images that it is scored on" in data["sweep"]["note"]
+    assert data["sweep"]["settings"][3]["values"] == {"box_thresh": 0.95, "unclip_ratio": 4.0}
+    assert set(data["sweep"]["settings"][0]["scores"]["rrc"]) == {"precision", "recall", "fscore"}
+    assert data["images"] == json.loads(plain.to_json())["images"]
+
+
+def test_anybodys_detections_score_like_our_own(samples):
+    evaluation = evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES)
+    theirs = evaluate_results(samples, list(evaluation.detections.values()), ["rrc"], score_thresholds=(0.1, 0.95))
+    assert theirs.scores == evaluation.scores
+    assert theirs.to_dict()["images"] == evaluation.to_dict()["images"]
+    assert [(values, results["rrc"].score) for values, results in theirs.sweep] == [
+        ({"score": 0.1}, evaluation.scores["rrc"]), ({"score": 0.95}, Score(0, 0, 0))]
+    with pytest.raises(ValueError, match="3 samples but detections of 1"):
+        evaluate_results(samples, [[]])
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
@@ -144,6 +196,17 @@ def test_no_images_and_images_of_the_same_name(tmp_path):
     samples = [draw(tmp_path / "img_1.png", []), draw(tmp_path / "other" / "img_1.png", [])]
     with pytest.raises(DbnetError, match=r"another image is called img_1\.png"):
         evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES)
+    with pytest.raises(DbnetError, match=r"another image is called img_1\.png"):
+        evaluate_results(samples, [[], []])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"protocols": ["rrc", "rcc"]}, "unknown protocol 'rcc'"), ({"protocols": []}, "no protocol"),
+    ({"workers": 0}, "workers must be at least 1")])
+def test_nothing_runs_with_bad_arguments(samples, tmp_path, arguments, message):
+    with pytest.raises(DbnetError, match=message):
+        evaluate(BrokenRunner(None), samples, PIXELS, PADDLE_BOXES, save=tmp_path / "a.jsonl", **arguments)
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 def test_paddles_maps_give_the_boxes_of_its_result_file(need):
@@ -151,7 +214,7 @@ def test_paddles_maps_give_the_boxes_of_its_result_file(need):
     from dbnet.preprocess import read_image
     from evaluation.results import read_results
 
-    results = read_results(need("data/results/icdar2015_db_mv3.zip"))
+    results = read_results(need("data/results/icdar2015_db_mv3.zip")).detections
     for name in ("img_2", "img_7", "img_10"):
         golden = cv2.imread(str(need(f"golden/db_mv3_icdar15/{name}.probability.png")), cv2.IMREAD_UNCHANGED)
         runner = BrokenRunner((golden / 65535).astype(np.float32)[np.newaxis, np.newaxis])

@@ -7,10 +7,11 @@ import math
 import cv2
 import numpy as np
 import pytest
+import shapely
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dbnet.geometry import area, areas, intersection_areas, iou, mini_box, offset, unclip
+from dbnet.geometry import area, areas, intersection_areas, iou, offset, unclip, unclip_distances
 
 SQUARE = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], float)
 FIGURE_EIGHT = np.array([[0, 0], [10, 10], [10, 0], [0, 10]], float)
@@ -27,28 +28,6 @@ quads = st.tuples(coordinates, coordinates, sides, sides, st.floats(-90, 90)).ma
 ])
 def test_area(polygon, expected):
     assert area(np.array(polygon, float)) == expected
-
-
-@pytest.mark.parametrize(("corners", "expected"), [
-    ([(2, 1), (9, 1), (9, 5), (2, 5)], [(2, 1), (9, 1), (9, 5), (2, 5)]),
-    ([(5, 0), (10, 5), (5, 10), (0, 5)], [(5, 0), (10, 5), (5, 10), (0, 5)]),   # on its tip
-    ([(0, 4), (8, 0), (10, 4), (2, 8)], [(0, 4), (8, 0), (10, 4), (2, 8)]),
-])
-def test_mini_box_starts_at_the_top_left_and_goes_clockwise(corners, expected):
-    box, side = mini_box(np.array(corners, np.int32))
-    shifts = [np.roll(expected, k, axis=0) for k in range(4)]
-    assert any(np.allclose(box, shifted, atol=1e-4) for shifted in shifts)
-    assert box.dtype == np.float32
-    assert side == pytest.approx(min(math.dist(corners[0], corners[1]), math.dist(corners[1], corners[2])), abs=1e-4)
-    assert cv2.contourArea(box, oriented=True) > 0  # clockwise, as y points down
-
-
-@given(quads)
-def test_mini_box_of_a_rectangle_is_that_rectangle(quad):
-    box, _ = mini_box(quad)
-    assert iou([quad], [box])[0, 0] > 0.99
-    left = np.argsort(box[:, 0], kind="stable")[:2]
-    assert min(box[left, 1]) == box[0, 1] or box[left[0], 1] == box[left[1], 1]
 
 
 @given(quads, st.floats(0.5, 3.0))
@@ -74,6 +53,15 @@ def test_offset_shrinks_cuts_and_vanishes():
 
 def test_unclip_of_a_single_point_is_nothing():
     assert unclip(np.zeros((4, 2)), 1.5) == []
+
+
+@given(st.lists(quads, max_size=5), st.floats(0.1, 5))
+def test_unclip_distances_are_the_same_one_by_one(polygons, ratio):
+    """To the last bit, in an array and in a list, among polygons with more corners too."""
+    single = [shapely.Polygon(polygon).area * ratio / shapely.Polygon(polygon).length for polygon in polygons]
+    assert unclip_distances(np.array(polygons).reshape(-1, 4, 2), ratio).tolist() == single
+    mixed = [polygon for quad in polygons for polygon in (quad, np.vstack([quad[:3], quad[2] + 1, quad[3]]))]
+    assert unclip_distances(mixed, ratio).tolist()[::2] == single
 
 
 @given(st.lists(quads, max_size=4), st.lists(quads, max_size=4))

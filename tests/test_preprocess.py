@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dbnet.errors import DbnetError
 from dbnet.preprocess import prepare, read_image
-from dbnet.spec import MHLIAO_PIXELS, MINDOCR_PIXELS, MINDOCR_PP_PIXELS, PADDLE_PIXELS
+from dbnet.spec import MHLIAO_PIXELS, MINDOCR_PIXELS, MINDOCR_PP_PIXELS, PADDLE_PIXELS, PixelFormat
 
 RULES = {"mindocr": MINDOCR_PIXELS, "mindocr++": MINDOCR_PP_PIXELS, "paddle": PADDLE_PIXELS, "mhliao": MHLIAO_PIXELS}
 
@@ -99,6 +99,45 @@ def test_values_are_the_projects_own_to_the_last_bit(bgr):
         assert tensor.shape == (1, 3, 64, 64)
         for channel, value in zip(tensor[0], values, strict=True):
             assert np.all(channel == value), rule
+
+
+def plainly(image: np.ndarray, pixels: PixelFormat, resized: tuple[int, int]) -> np.ndarray:
+    """The projects' arithmetic on whole images, step by step as they write it, (1, 3, h, w)."""
+    image = image[:, :, ::-1] if pixels.colour == "RGB" else image
+    image = image.astype(np.float32) if pixels.resize == "short_side" else np.ascontiguousarray(image)
+    image = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
+    if pixels.resize == "keep_ratio_pad":
+        padded = np.zeros((*pixels.size, 3), np.uint8)
+        padded[:resized[0], :resized[1]] = image
+        image = padded
+    mean, std = np.array(pixels.mean), np.array(pixels.std)
+    if pixels.resize == "short_side":
+        image = (image - mean).astype(np.float32) / std.astype(np.float32)
+    elif pixels.resize == "short_side_min":
+        image = (image.astype(np.float32) * np.float32(1 / 255) - (mean / 255).astype(np.float32))
+        image = image / (std / 255).astype(np.float32)
+    else:
+        image = (image.astype(np.float32) - mean.astype(np.float32)) / std.astype(np.float32)
+    return image.transpose(2, 0, 1)[np.newaxis]
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_every_pixel_is_the_projects_own_to_the_last_bit(data):
+    image = noise(*data.draw(st.tuples(*[st.integers(16, 300)] * 2).filter(lambda s: max(s) < 5 * min(s))))
+    if data.draw(st.booleans()):
+        image = cv2.GaussianBlur(image, (0, 0), 2)[:, ::-1]  # not contiguous either
+    numbers = st.tuples(*[st.floats(0.01, 300)] * 3)
+    rule, colour = data.draw(st.sampled_from(sorted(RULES))), data.draw(st.sampled_from(["RGB", "BGR"]))
+    size = data.draw(st.tuples(*[st.sampled_from([32, 96, 160, 224])] * 2))
+    pixels = replace(RULES[rule], colour=colour, size=size)
+    if data.draw(st.booleans()):
+        pixels = replace(pixels, mean=data.draw(numbers), std=data.draw(numbers))
+    prepared = prepare(image, pixels)
+    assert prepared.tensor.flags.c_contiguous
+    expected = plainly(image, pixels, prepared.resized_size)
+    assert expected.dtype == prepared.tensor.dtype
+    assert expected.tobytes() == prepared.tensor.tobytes()
 
 
 def test_padding_is_black_before_normalisation():

@@ -37,6 +37,7 @@ class TorchRunner:
     """
 
     name = "torch"
+    digest: str | None = None
 
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], device: str | None = None,
                  stages: tuple[str, ...] = ("probability",), threads: int | None = None,

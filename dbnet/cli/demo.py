@@ -135,7 +135,7 @@ def _scores(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 
     from dbnet.datasets.drawn import draw
     from dbnet.sample import Sample
-    from evaluation.protocols import rrc
+    from evaluation.protocols.table import score
     samples = []
     for i in range(IMAGES):
         polygons = draw(i, HEIGHT, WIDTH)[1]
@@ -143,5 +143,5 @@ def _scores(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     scores = {}
     for name, stages in outputs.items():
         found = [boxes_of(stages["probability"][i, 0]) for i in range(IMAGES)]
-        scores[name] = {"boxes": sum(map(len, found)), **asdict(rrc.score(samples, found)[0])}
+        scores[name] = {"boxes": sum(map(len, found)), **asdict(score(["rrc"], samples, found)["rrc"].score)}
     return scores

@@ -2,72 +2,168 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dbnet.cli.options import PathArgument, json_option, print_table, source_options
+from dbnet.cli.evaluate_options import (
+    box_options,
+    chosen_boxes,
+    combinations,
+    option_of,
+    protocol_names,
+    sweep_settings,
+)
+from dbnet.cli.options import PathArgument, json_option, source_options
+
+if TYPE_CHECKING:
+    from evaluation.evaluate import Evaluation
 
 DATASETS = ("icdar2015",)
 RUNNERS = ("torch", "mindspore", "onnxruntime")
+#: The protocol that a data set's numbers are published by.
+OWN_PROTOCOL = {"icdar2015": "rrc", "mlt2017": "mlt2017", "ctw1500": "ctw1500", "totaltext": "totaltext",
+                "td500": "td500"}
 
 
 @click.command()
-@click.argument("model", type=PathArgument)
-@click.option("--dataset", type=click.Choice(DATASETS), default="icdar2015", show_default=True)
-@click.option("--root", type=PathArgument, required=True,
+@click.argument("model", type=PathArgument, required=False)
+@click.option("--dataset", type=click.Choice(DATASETS), default="icdar2015", show_default=True,
+              help="How --root is laid out.")
+@click.option("--root", type=PathArgument,
               help="Folder (or the one above test/) with images/ and gt/ or gt.zip. The images that exist are scored.")
+@click.option("--results", type=PathArgument,
+              help="Instead of MODEL: a detector's result files, folder or zip, in a data set's submission format.")
+@click.option("--gt", type=PathArgument, help="With --results: the ground truth, folder or zip; no images needed.")
+@click.option("--format", "form", type=click.Choice(tuple(OWN_PROTOCOL)),
+              help="Whose format --results and --gt have, where it cannot be told.")
+@click.option("--protocol", "-p", "protocols", multiple=True, metavar="NAME,...", callback=protocol_names,
+              help="rrc, mindocr, mhliao, mmocr, totaltext, ctw1500, td500, mlt2017, or all, side by side. "
+                   "Default: the data set's own.")
+@click.option("--sweep", "swept", multiple=True, metavar="NAME=VALUES", callback=sweep_settings,
+              help="Score under several thresholds too, e.g. box_thresh=0.3:0.7:0.1 or unclip_ratio=1.5,2 (repeatable: "
+                   "all combinations); with --results, score=...")
+@click.option("--images", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
+              help="Rows of the table of images, worst first; --json has all.")
+@click.option("--save", type=PathArgument, metavar="FILE",
+              help="Keep detections in FILE (.jsonl) as they come; an interrupted run goes on from there.")
 @click.option("--runner", type=click.Choice(RUNNERS), help="Default: the format's own framework.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score the first N images only.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runner.")
 @json_option
+@box_options
 @source_options
-def evaluate(model: Path, dataset: str, root: Path, runner: str | None, device: str | None, limit: int | None,
-             threads: int | None, json_path: str | None, options: Any) -> None:
-    """Score MODEL (any supported format) on a data set by its official protocol.
+def evaluate(model: Path | None, root: Path | None, results: Path | None, gt: Path | None, images: int,
+             json_path: str | None, **given: Any) -> None:
+    """Score MODEL (any supported format) on a data set, or anybody's result files against a ground truth.
 
-    Pixel format and box rule are the model's own: from the record in the file, or from its dialect.
+    Pixel format and box rule are the model's own, from the record in the file or from its dialect, unless options say
+    otherwise. A ± interval of scores comes from drawing the images again 2000 times (bootstrap).
     """
+    if model is not None and results is None:
+        _refuse("MODEL", {"--gt": gt, "--format": given.pop("form")})
+        title, evaluation = _of_model(model, _needed("MODEL", root, "--root"), json_path == "-", **given)
+    elif results is not None and model is None:
+        foreign = {f"--{name}": given.pop(name) for name in ("save", "runner", "device", "threads")}
+        foreign |= {option_of(name): True for name in given.pop("boxes")}
+        _refuse("--results", {"--root": root, **foreign})
+        del given["options"], given["dataset"]
+        title, evaluation = _of_results(results, _needed("--results", gt, "--gt"), **given)
+    else:
+        raise click.UsageError("give either MODEL and --root, or --results and --gt")
+    _report(title, evaluation, images, json_path)
+
+
+def _needed(what: str, given: Path | None, option: str) -> Path:
+    if given is None:
+        raise click.UsageError(f"{what} needs {option}")
+    return given
+
+
+def _refuse(what: str, foreign: dict[str, Any]) -> None:
+    """A usage error for an option that means nothing beside `what`."""
+    for option, value in foreign.items():
+        if value:
+            raise click.UsageError(f"{option} means nothing with {what}")
+
+
+def _of_model(model: Path, root: Path, quiet: bool, *, dataset: str, protocols: tuple[str, ...],
+              swept: dict[str, list[Any]], save: Path | None, runner: str | None, device: str | None,
+              limit: int | None, threads: int | None, boxes: dict[str, Any], options: Any) -> tuple[str, Evaluation]:
     from dbnet.datasets import icdar2015
     from evaluation.evaluate import evaluate as run
     from evaluation.runners import open_runner
+    if "score" in swept:
+        raise click.UsageError("--sweep score is for --results; with a model sweep box_thresh")
     samples = icdar2015.load(root)[:limit]
-    opened = open_runner(model, runner=runner, device=device, stages=("probability",), threads=threads, options=options)
-    with _progress(len(samples), json_path == "-") as advance:
-        result = run(opened, samples, opened.spec.pixels, opened.spec.boxes, progress=advance)
+    opened = open_runner(model, runner=runner, device=device, stages=("probability",), threads=threads, options=options,
+                         concurrent=True)
+    spec = opened.spec
+    rule = chosen_boxes(spec.boxes, boxes)
+    with _progress(len(samples), quiet) as advance:
+        evaluation = run(opened, samples, spec.pixels, rule, protocols or (OWN_PROTOCOL[dataset],),
+                         sweep=combinations(rule, swept), save=save, progress=advance)
+    resumed = f", {evaluation.resumed} of them from {save}" if evaluation.resumed else ""
+    title = (f"{model.name}: {spec.name} on {opened.name} ({opened.device}), {len(samples)} images of {dataset}"
+             f"{resumed}; pixels {spec.pixels.colour} {spec.pixels.resize} {spec.pixels.size}; boxes {_told(rule)}")
+    return title, evaluation
+
+
+def _told(rule: Any) -> str:
+    own = f" {rule.score_mode}{' dilated' if rule.dilation else ''}" if rule.rule == "paddle" else ""
+    return (f"{rule.rule}{own} {rule.box_type}, binary_thresh {rule.binary_thresh:g}, box_thresh {rule.box_thresh:g}, "
+            f"unclip_ratio {rule.unclip_ratio:g}, max_candidates {rule.max_candidates}")
+
+
+def _of_results(results: Path, gt: Path, *, form: str | None, protocols: tuple[str, ...],
+                swept: dict[str, list[Any]], limit: int | None) -> tuple[str, Evaluation]:
+    from dbnet.datasets.labels import read_labels
+    from evaluation.evaluate import evaluate_results
+    from evaluation.result_order import told_names, told_order
+    from evaluation.results import by_sample, read_results
+    if set(swept) - {"score"}:
+        raise click.UsageError("result files hold boxes and scores, no maps: only --sweep score=... can be varied")
+    labels = read_labels(gt, form)
+    found = told_names(read_results(results, form or labels.dataset), labels.samples)
+    found = told_order(found, labels.samples)
+    matched = by_sample(found, labels.samples)
+    samples, detections = labels.samples[:limit], matched[:limit]
+    names = protocols or (OWN_PROTOCOL.get(labels.dataset, "rrc"),)
+    evaluation = evaluate_results(samples, detections, names, score_thresholds=swept.get("score", ()))
+    title = (f"{results.name} ({found.format}): {sum(map(len, detections))} detections; {gt.name} ({labels.dataset}): "
+             f"{len(samples)} images with {sum(len(sample.polygons) for sample in samples)} texts")
+    return "; ".join((title, *found.notes)), evaluation
+
+
+def _report(title: str, evaluation: Evaluation, images: int, json_path: str | None) -> None:
+    from dbnet.cli.evaluate_print import print_images, print_scores, print_sweep, print_versions
     if json_path == "-":
-        click.echo(result.to_json(), nl=False)
+        evaluation.write_json(sys.stdout)
         return
     if json_path:
-        from converters.writing import write_text
-        write_text(Path(json_path), result.to_json())
-    spec, environment = opened.spec, opened.environment()
-    click.echo(f"{model.name}: {spec.name} on {opened.name} ({opened.device}), {len(samples)} images of {dataset}; "
-               f"pixels {spec.pixels.colour} {spec.pixels.resize} {spec.pixels.size}, boxes {spec.boxes.rule}")
-    print_table("", ("protocol", "precision", "recall", "f-score"),
-                [(name, *(f"{value:.5f}" for value in (score.precision, score.recall, score.fscore)))
-                 for name, score in result.scores.items()], right=(1, 2, 3))
-    told = {**{k: v for k, v in result.versions.items() if isinstance(v, str)},
-            **{k: v for k, v in environment.items() if isinstance(v, (str, int))}}
-    click.echo(", ".join(f"{name} {version}" for name, version in told.items()))
+        from converters.writing import write_report
+        write_report(Path(json_path), evaluation.write_json)
+    click.echo(title)
+    print_scores(evaluation.results)
+    if images:
+        print_images(evaluation, images)
+    if evaluation.sweep:
+        print_sweep(evaluation)
+    print_versions(evaluation)
 
 
+@contextmanager
 def _progress(total: int, quiet: bool) -> Any:
-    """A context manager that yields a callback (done, total); the bar goes to standard error."""
-    from contextlib import contextmanager
-
+    """Yields a callback (done, total); the bar goes to standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-
-    @contextmanager
-    def bar() -> Any:
-        with Progress(TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                      console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("images", total=total)
-            yield lambda done, _total: progress.update(task, completed=done)
-
-    return bar()
+    with Progress(TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("images", total=total)
+        yield lambda done, _total: progress.update(task, completed=done)

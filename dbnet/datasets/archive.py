@@ -1,58 +1,119 @@
-"""Folders and zips of small text files: how labels and results of text detection are handed around."""
+"""Folders, zips and lone files of text: how labels and results of text detection are handed around."""
 
 from __future__ import annotations
 
+import codecs
 import re
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from dbnet.errors import DbnetError
 
-#: Bytes of the largest text file that is read; the data sets' own have a few thousand. A zip may claim anything.
+#: Bytes of the largest text file of a set that is read; the data sets' own have a few thousand. A zip may claim
+#: anything.
 MAX_BYTES = 2**22
+#: Bytes of a whole set, or of a lone file. Read into polygons a text may take sixteen times as much.
+MAX_TOTAL = 2**26
 MAX_FILES = 100_000
 
+#: The longer marks first: the ones of UTF-32 begin like those of UTF-16.
+BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+                    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
-def read_texts(path: Path) -> dict[str, str]:
-    """The .txt files of a folder, or of a zip without unpacking it: file name -> text.
 
-    Folders inside a zip are ignored, and so are hidden files. UTF-8, a byte order mark is dropped and what is not
-    UTF-8 becomes U+FFFD, as in the official ICDAR scripts. Raises DbnetError if `path` cannot be read.
+def read_texts(path: Path, suffixes: Sequence[str] = (".txt",)) -> dict[str, str]:
+    """The text files of a folder, of a zip without unpacking it, or the one file `path`: file name -> text.
+
+    suffixes: in lower case, of the files that count; all others and hidden ones are left alone. Folders inside a zip
+    are ignored. UTF-8, or what a byte order mark says; what cannot be decoded becomes U+FFFD, as in the official ICDAR
+    scripts. Raises DbnetError if `path` cannot be read, is too large, or holds two files of one name.
     """
+    wanted = tuple(suffixes)
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        raise DbnetError(f"{path}: is no regular file, which could be read twice; give a folder or a zip")
     try:
-        raw = _read_folder(path) if path.is_dir() else _read_zip(path)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: an encrypted zip, or one with an unknown compression.
-        raise DbnetError(f"{path}: cannot be read ({error}); give a folder or a zip of .txt files") from error
-    return {name: data.decode("utf-8-sig", errors="replace") for name, data in raw.items()}
+        if path.is_dir():
+            raw = _read_folder(path, wanted)
+        elif path.suffix.lower() in wanted:
+            _check_size(f"{path}", path.stat().st_size, MAX_TOTAL)
+            raw = {path.name: path.read_bytes()}
+        else:
+            raw = _read_zip(path, wanted)
+    except (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: an encrypted zip. ValueError: a file name that is not what it claims to be encoded in.
+        raise DbnetError(f"{path}: cannot be read ({error}); give a folder or a zip of {' or '.join(wanted)} files"
+                         ) from error
+    return {name: decode(data) for name, data in raw.items()}
 
 
-def _read_folder(path: Path) -> dict[str, bytes]:
-    files = [file for file in path.iterdir() if _wanted(file.name) and file.is_file()]
-    for file in files:
-        _check_size(f"{file}", file.stat().st_size)
+def decode(data: bytes) -> str:
+    """Text in the encoding that its byte order mark tells, UTF-8 without one."""
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    return data.decode(encoding, errors="replace")
+
+
+def _read_folder(path: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:
+    files = [file for file in path.iterdir() if _wanted(file.name, suffixes) and file.is_file()]
+    _check_sizes(f"{path}", ((file.name, file.stat().st_size) for file in files))
     return {file.name: file.read_bytes() for file in files}
 
 
-def _read_zip(path: Path) -> dict[str, bytes]:
+def _read_zip(path: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir() and _wanted(entry.filename)]
-        if len(entries) > MAX_FILES:
-            raise DbnetError(f"{path}: {len(entries)} text files, more than {MAX_FILES}; this is no set of labels")
-        for entry in entries:
-            _check_size(f"{path}: {entry.filename}", entry.file_size)
-        return {PurePosixPath(entry.filename).name: archive.read(entry) for entry in entries}
+        entries: dict[str, zipfile.ZipInfo] = {}
+        for entry in archive.infolist():
+            name = base_name(entry.filename)
+            if entry.is_dir() or not _wanted(entry.filename, suffixes):
+                continue
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Others may ask for gigabytes before the first byte comes out.
+                raise DbnetError(f"{path}: {entry.filename} is compressed in a way that is not read; zip it with "
+                                 f"deflate")
+            if name in entries:
+                raise DbnetError(f"{path}: holds {name} twice ({entries[name].filename} and {entry.filename}); keep "
+                                 f"the one that counts")
+            entries[name] = entry
+        _check_sizes(f"{path}", ((entry.filename, entry.file_size) for entry in entries.values()))
+        return {name: archive.read(entry) for name, entry in entries.items()}
 
 
-def _wanted(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return name.lower().endswith(".txt") and not parts[-1].startswith(".") and "__MACOSX" not in parts
+def _wanted(name: str, suffixes: tuple[str, ...]) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return name.lower().endswith(suffixes) and not parts[-1].startswith(".") and "__MACOSX" not in parts
 
 
-def _check_size(where: str, size: int) -> None:
-    if size > MAX_BYTES:
-        raise DbnetError(f"{where}: {size} bytes, more than {MAX_BYTES}; this is no label file")
+def _check_sizes(where: str, files: Iterable[tuple[str, int]]) -> None:
+    total = 0
+    for count, (name, size) in enumerate(files, start=1):
+        if count > MAX_FILES:
+            raise DbnetError(f"{where}: more than {MAX_FILES} text files; this is no set of labels or results")
+        _check_size(f"{where}: {name}", size, MAX_BYTES)
+        total += size
+    _check_size(where, total, MAX_TOTAL)
+
+
+def _check_size(where: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise DbnetError(f"{where}: {size} bytes, more than {limit}; this is no set of labels or results")
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def base_name(path: str) -> str:
+    """A file's name without its folders, however they are written."""
+    return PurePosixPath(path.replace("\\", "/")).name
+
+
+def image_stem(path: str) -> str:
+    """An image's name without folders and without the suffix of an image: img_1 for test/img_1.jpg, a.b for a.b."""
+    return IMAGE_SUFFIX.sub("", base_name(path))
 
 
 def natural_order(name: str) -> list[str | int]:
@@ -60,12 +121,71 @@ def natural_order(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]{1,18})", name))]
 
 
-def parse_coordinates(fields: list[str], where: str) -> list[float]:
+# Lines ----------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(text: str, where: str) -> Iterator[tuple[str, str]]:
+    """The lines that hold something, each with where it stands: ("gt_img_1.txt, line 3", "1,2,...").
+
+    Not str.splitlines: a transcription may hold U+2028. Line ends are \\n, \\r\\n, or \\r in a text without \\n.
+    """
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.replace("\r", "")
+        if line.strip():
+            yield f"{where}, line {number}", line
+
+
+def parse_coordinates(fields: Sequence[str], where: str) -> list[float]:
     """Numbers of one label line, in pixels. Raises DbnetError, naming `where`, if one is no sensible number."""
     try:
         numbers = [float(field.replace("_", "?")) for field in fields]  # Python's own 1_000 is no number here
     except ValueError as error:
-        raise DbnetError(f"{where}: {error}; coordinates must be numbers") from error
-    if not all(abs(number) < 1e6 for number in numbers):  # False for NaN too
-        raise DbnetError(f"{where}: a number is out of range: {','.join(fields)[:80]}")
+        raise DbnetError(f"{where}: {str(error)[:80]}; coordinates must be numbers") from error
+    check_range(numbers, where)
     return numbers
+
+
+def check_range(numbers: Sequence[float], where: str) -> None:
+    """Raises DbnetError if a number is NaN, infinite or larger than any image."""
+    for number in numbers:
+        if not abs(number) < 1e6:  # False for NaN too
+            raise DbnetError(f"{where}: a number is out of range: {str(number)[:20]}; coordinates are pixels")
+
+
+def polygon_of(numbers: Sequence[float], where: str) -> np.ndarray:
+    """(P, 2) float64 from x1, y1, x2, y2, ... Raises DbnetError for fewer than three points, or half a point."""
+    if len(numbers) % 2 or len(numbers) < 6:
+        raise DbnetError(f"{where}: {len(numbers)} numbers; a polygon is x and y of three or more points")
+    return np.array(numbers, np.float64).reshape(-1, 2)
+
+
+def is_number(field: str) -> bool:
+    """Whether a field could be a coordinate."""
+    return re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", field) is not None
+
+
+def split_polygon(line: str, where: str) -> tuple[np.ndarray, str]:
+    """Polygon (P, 2) and transcription of a line `x1,y1,...,xP,yP,transcription`, P >= 3.
+
+    The last field is the transcription, as in the TIoU scripts; one with commas begins at the first field that is no
+    number. Raises DbnetError where there is none.
+    """
+    fields = line.split(",")
+    if len(fields) % 2 and all(map(is_number, fields[:-1])):
+        coordinates = len(fields) - 1
+    else:
+        coordinates = next((i for i, field in enumerate(fields) if not is_number(field)), len(fields))
+        if coordinates == len(fields):
+            raise DbnetError(f"{where}: {len(fields)} numbers and no transcription; labels are x1,y1,x2,y2,...,"
+                             f"transcription, and lines without one are results")
+        coordinates -= coordinates % 2
+    numbers = parse_coordinates(fields[:coordinates], where)
+    return polygon_of(numbers, where), unquoted(",".join(fields[coordinates:]))
+
+
+def unquoted(text: str) -> str:
+    """A transcription in quotes without them, as the official scripts read it."""
+    quoted = re.fullmatch(r'\s*"(.*)"\s*', text)
+    return quoted[1].replace("\\\\", "\\").replace('\\"', '"') if quoted else text

@@ -7,12 +7,11 @@ means "do not care".
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from dbnet.datasets.archive import natural_order, parse_coordinates, read_texts
+from dbnet.datasets.archive import lines_of, natural_order, parse_coordinates, polygon_of, read_texts, unquoted
 from dbnet.errors import DbnetError
 from dbnet.sample import Sample
 
@@ -48,23 +47,14 @@ def parse_labels(text: str, where: str, image: Path) -> Sample:
     Raises DbnetError with the number of the line that cannot be read.
     """
     polygons, texts = [], []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a transcription may hold U+2028
-        line = line.replace("\r", "")
-        if not line.strip():
-            continue
+    for line_where, line in lines_of(text, where):
         fields = line.split(",", 8)
         if len(fields) != 9:
-            raise DbnetError(f"{where}, line {number}: {len(fields)} fields, not "
-                             f"x1,y1,x2,y2,x3,y3,x4,y4,transcription: {line[:40]!r}")
-        polygons.append(np.array(parse_coordinates(fields[:8], f"{where}, line {number}")).reshape(4, 2))
-        texts.append(_unquoted(fields[8]))
+            raise DbnetError(f"{line_where}: {len(fields)} fields, not x1,y1,x2,y2,x3,y3,x4,y4,transcription: "
+                             f"{line[:40]!r}")
+        polygons.append(polygon_of(parse_coordinates(fields[:8], line_where), line_where))
+        texts.append(unquoted(fields[8]))
     return Sample(image, polygons, np.array([text == DO_NOT_CARE for text in texts], bool), texts)
-
-
-def _unquoted(text: str) -> str:
-    """A transcription in quotes without them, as the official scripts read it."""
-    quoted = re.fullmatch(r'\s*"(.*)"\s*', text)
-    return quoted[1].replace("\\\\", "\\").replace('\\"', '"') if quoted else text
 
 
 def _is_image(file: Path) -> bool:

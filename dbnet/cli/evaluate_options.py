@@ -1,0 +1,131 @@
+"""What `dbnet evaluate` is told about boxes, protocols and sweeps."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, get_args, get_type_hints
+
+import click
+
+from dbnet.spec import BoxRule, BoxRuleName, BoxType, ScoreMode
+
+#: Settings of `BoxRule` by their names on the command line.
+BOX_SETTINGS = tuple(field.name for field in fields(BoxRule))
+#: More would take hours, and the best of so many says nothing.
+MAX_COMBINATIONS = 1000
+
+
+def box_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each field of `BoxRule`; the command gets those that were given as one dict `boxes`."""
+
+    @click.option("--box-rule", "rule", type=click.Choice(get_args(BoxRuleName)), help="Whose way from map to boxes.")
+    @click.option("--box-type", type=click.Choice(get_args(BoxType)), help="Rotated rectangles or polygons.")
+    @click.option("--binary-thresh", type=click.FloatRange(0, 1), metavar="P", help="Pixels above it are text.")
+    @click.option("--box-thresh", type=click.FloatRange(0, 1), metavar="P", help="Boxes that score less are dropped.")
+    @click.option("--unclip-ratio", type=float, metavar="R", help="How far boxes grow.")
+    @click.option("--max-candidates", type=click.IntRange(min=1), metavar="N", help="Contours looked at.")
+    @click.option("--score-mode", type=click.Choice(get_args(ScoreMode)), help="Rule paddle: where a score is taken.")
+    @click.option("--dilation/--no-dilation", default=None, help="Rule paddle: widen the bitmap by a pixel.")
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> Any:
+        boxes = {name: given.pop(name) for name in BOX_SETTINGS}
+        return command(boxes={name: value for name, value in boxes.items() if value is not None}, **given)
+
+    return wrapped
+
+
+def option_of(setting: str) -> str:
+    """The option that sets a field of `BoxRule`."""
+    return "--box-rule" if setting == "rule" else f"--{setting.replace('_', '-')}"
+
+
+def chosen_boxes(own: BoxRule, given: Mapping[str, Any]) -> BoxRule:
+    """The model's own rule with the settings that were given.
+
+    Under another project's rule, or with another type of box, the thresholds start from that project's defaults.
+    """
+    from dbnet.postprocess import default_boxes
+    rule, box_type = given.get("rule", own.rule), given.get("box_type", own.box_type)
+    base = own if (rule, box_type) == (own.rule, own.box_type) else default_boxes(rule, box_type)
+    return replace(base, **given)
+
+
+def protocol_names(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    """`a,b` and repeated options as one tuple; `all` stands for every protocol."""
+    from evaluation.protocols.table import PROTOCOLS
+    names = tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+    if given and not names:
+        raise click.BadParameter(f"no name in it; choose from {', '.join(PROTOCOLS)} or all")
+    for name in names:
+        if name not in PROTOCOLS and name != "all":
+            raise click.BadParameter(f"unknown protocol {name!r}; choose from {', '.join(PROTOCOLS)} or all")
+    return tuple(PROTOCOLS) if "all" in names else names
+
+
+def sweep_settings(_context: click.Context, _parameter: click.Parameter,
+                   given: Sequence[str]) -> dict[str, list[Any]]:
+    """`NAME=V,V,...` or `NAME=START:STOP:STEP` of each --sweep: setting -> its values."""
+    swept: dict[str, list[Any]] = {}
+    for text in given:
+        name, equals, values = text.partition("=")
+        name = {"box-rule": "rule"}.get(name.strip(), name.strip().replace("-", "_"))
+        if not equals or name not in (*BOX_SETTINGS, "score"):
+            raise click.BadParameter(f"{text!r}: write NAME=V,V,... or NAME=START:STOP:STEP, NAME one of "
+                                     f"{', '.join(BOX_SETTINGS)}; for --results it is score")
+        if name in swept:
+            raise click.BadParameter(f"{name} is swept twice")
+        swept[name] = _values(name, values)
+    combinations = math.prod(map(len, swept.values()))
+    if combinations > MAX_COMBINATIONS:
+        raise click.BadParameter(f"{combinations} combinations, more than {MAX_COMBINATIONS}; take larger steps")
+    return swept
+
+
+def _values(name: str, text: str) -> list[Any]:
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) == 3:
+        start, stop, step = (_value(name, part) for part in parts)
+        if isinstance(start, (str, bool)) or not step > 0 or stop < start:
+            raise click.BadParameter(f"{name}={text}: START:STOP:STEP wants numbers that lead upwards")
+        count = int((stop - start) / step + 1e-6) + 1  # STOP included, whatever .1 is in binary
+        if count > MAX_COMBINATIONS:
+            raise click.BadParameter(f"{name}={text}: {count} values, more than {MAX_COMBINATIONS}")
+        return [round(start + i * step, 10) for i in range(count)]
+    values = [_value(name, part) for part in text.split(",") if part.strip()]
+    if not values or len(parts) > 1:
+        raise click.BadParameter(f"{name}={text}: write V,V,... or START:STOP:STEP")
+    return list(dict.fromkeys(values))
+
+
+def _value(name: str, text: str) -> Any:
+    """One value of a setting, of the type that `BoxRule` gives it; its range is checked where it is used."""
+    kind = float if name == "score" else get_type_hints(BoxRule)[name]
+    text = text.strip()
+    if kind is bool:
+        kind, text = _switch, text.lower()
+    elif kind not in (int, float):
+        if text not in get_args(kind):
+            raise click.BadParameter(f"{name}: {text!r} is none of {', '.join(get_args(kind))}")
+        return text
+    try:
+        value = kind(text)
+    except (ValueError, KeyError) as error:
+        raise click.BadParameter(f"{name}: {text!r} is no value for it") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise click.BadParameter(f"{name}: {text!r} is no number to compute with")
+    return value
+
+
+def _switch(text: str) -> bool:
+    return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[text]
+
+
+def combinations(boxes: BoxRule, swept: Mapping[str, Sequence[Any]]) -> list[BoxRule]:
+    """Every combination of the swept settings, the others as in `boxes`."""
+    if not swept:
+        return []
+    return [chosen_boxes(boxes, dict(zip(swept, values, strict=True))) for values in itertools.product(*swept.values())]

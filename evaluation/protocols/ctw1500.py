@@ -1,0 +1,35 @@
+"""SCUT-CTW1500 (Liu et al. 2017, arXiv 1712.02170): curved text lines as polygons, matched by overlap.
+
+A detection matches a text if their intersection over union is above 0.5, one to one. Two scripts are in use and print
+the same figures: the data set's own (SCUT-CTW1500, `ctw1500_evaluation`: every detection asks for the text that it
+covers best) and the conventional half of Yuliang-Liu/TIoU-metric's `curved-tiou` (every text takes the first free
+detection, in the order of the files). This is the second, for it knows texts that nobody cares about (`###`, of which
+CTW1500 has none, Total-Text many): they and the detections of which more than half lies on one of them are left out.
+It differs from the official script of ICDAR 2015 in one thing: fractions of a pixel count.
+
+Polygons that cross themselves take part, as they do there: they cover what lies inside them by the even-odd rule and
+have the area of the shoelace formula. (The data set's own script passes over them, as if they had not been found.)
+PSENet's and PAN's copies of the script match from 0.5 on, the bound included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dbnet.sample import Detection, Sample
+from evaluation.protocols import Protocol
+from evaluation.protocols.matching import IGNORED_ABOVE, IOU_ABOVE, both, one_to_one, overlapping, tally
+from evaluation.protocols.rrc import rules
+
+
+def count(samples: Sequence[Sample], detections: Sequence[Sequence[Detection]]) -> np.ndarray:
+    """Counts of each image, (N, 1, 4) as `evaluation.protocols.CountFunction` says."""
+    texts, found, ignore = both(samples, detections)
+    pairs, ignored = overlapping(texts, found, ignore, rules(texts, found))
+    matched = texts.image[one_to_one(pairs).text]
+    return tally(len(samples), matched, texts.image[~ignore], matched, found.image[~ignored])[:, np.newaxis]
+
+
+PROTOCOLS = (Protocol("ctw1500", "SCUT-CTW1500, polygons", {"IoU >": IOU_ABOVE, "ignored >": IGNORED_ABOVE}, count),)
