@@ -93,6 +93,8 @@ def check_report(target: Path) -> None:
             raise DbnetError(f"{target.parent}: no such folder; create it first")
         if not os.access(target.parent, os.W_OK | os.X_OK) and not target.exists():
             raise DbnetError(f"{target.parent}: no permission to write here; choose another folder")
+        if target.is_file() and not target.stat().st_mode & 0o222:  # a rename would replace it, and root may do all
+            raise DbnetError(f"{target}: is read-only, somebody wants to keep it; name another file")
     except OSError as error:
         raise DbnetError(f"{target}: cannot be written ({error.strerror}); choose another name or folder") from error
 

@@ -42,7 +42,7 @@ def _entries(text: str, where: str) -> Iterator[tuple[str, Any, Any]]:
         for count, (line_where, line) in enumerate(lines, start=1):  # noqa: B007 (counts after the loop)
             entry = labelfile.parse_json(line, line_where)
             yield line_where, entry.get("name") if isinstance(entry, dict) else None, entry
-        if header.get("images", count) != count:
+        if header["images"] != count:
             raise DbnetError(f"{where}: holds {count} of {header['images']} images; let the run that wrote it go on "
                              f"to its end, with the same command")
         return
@@ -55,14 +55,15 @@ def _entries(text: str, where: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _header(line: str) -> dict[str, Any] | None:
-    """A first line that is an object of its own, which says how the lines after it were made; None for other text."""
+    """The first line of what --save writes, which says how the lines after it were made; None for other text."""
     if not line.rstrip().endswith("}") or len(line) > MAX_BYTES:
         return None
     try:
         header = labelfile.parse_json(line, "")
     except DbnetError:
         return None
-    return header if isinstance(header, dict) and not isinstance(header.get("images"), dict) else None
+    ours = isinstance(header, dict) and header.get("dbnet") == "detections" and isinstance(header.get("images"), int)
+    return header if ours else None
 
 
 def read_label_file(text: str, where: str) -> dict[str, list[Detection]]:

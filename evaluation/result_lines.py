@@ -27,7 +27,7 @@ def parse_lines(text: str, where: str, dataset: str) -> list[Detection]:
 
 def _quad(line: str, where: str) -> Detection:
     """`x1,y1,x2,y2,x3,y3,x4,y4` and perhaps a score, as the competition's script takes it: any number is a score."""
-    fields = line.split(",")
+    fields = line.rstrip(", \t").split(",")
     if len(fields) not in (8, 9):
         raise DbnetError(f"{where}: {len(fields)} fields, not x1,y1,x2,y2,x3,y3,x4,y4 and perhaps a score"
                          f"{_hint(fields)}")
@@ -82,6 +82,7 @@ def _numbers(fields: list[str], where: str) -> list[float]:
 
 def _hint(fields: list[str]) -> str:
     """What to add where a line ends like a label."""
-    if len(fields) > 6 and all(map(is_number, fields[:6])) and not all(map(is_number, fields)):
+    texts = [field for field in fields if not is_number(field)]
+    if len(fields) > 6 and all(map(is_number, fields[:6])) and any(text.strip().isprintable() for text in texts):
         return "; lines with transcriptions are labels: are --gt and --results the other way round?"
     return ""

@@ -18,24 +18,44 @@ FITS_ABOVE = 0.5
 #: The other order must fit this many times as often, and so large a share of all detections.
 TIMES, SHARE = 2, 0.1
 
-
 #: DRRG's and TextBPN's results of MSRA-TD500: numbers in place of names, in the order of the names.
-NUMBERED = re.compile(r"img_(\d{1,3})")
+RANKED = re.compile(r"img_(\d{1,3})")
 TD500_IMAGES = 200
+#: An image's name that ends in its number.
+ENDS_IN_NUMBER = re.compile(r"\D+0*(\d{1,18})")
 
 
 def told_names(results: Results, samples: Sequence[Sample]) -> Results:
-    """`results` under the names of TD500's test images, and a note of it, where their files are numbered instead."""
-    matches = [NUMBERED.fullmatch(stem) for stem in results.detections]
-    numbers = [int(match[1]) for match in matches if match]
-    if (results.format != "td500" or len(samples) != TD500_IMAGES or len(numbers) != len(matches)
-            or any(NUMBERED.fullmatch(sample.image.stem) for sample in samples)
-            or not all(1 <= number <= TD500_IMAGES for number in numbers)):
+    """`results` under the images' names, and a note of it, where their files only have numbers: those of the images (7
+    for img_7), or, of TD500's 200 test images, their ranks by name (img_7 for the seventh).
+    """
+    stems = sorted(sample.image.stem for sample in samples)
+    if results.format == "td500":
+        names = _by_rank(stems)
+    elif results.format in ("icdar2015", "mlt2017", "totaltext"):
+        names = _by_number(stems)
+    else:
         return results
-    names = sorted(sample.image.stem for sample in samples)
-    detections = {names[number - 1]: found for number, found in zip(numbers, results.detections.values(), strict=True)}
-    note = f"img_N was taken for the N-th image by name, so img_1 for {names[0]}"
-    return replace(results, detections=detections, notes=[*results.notes, note])
+    if not results.detections or not names.keys() >= results.detections.keys():
+        return results
+    told = {names[stem]: found for stem, found in results.detections.items()}
+    first = next(iter(results.detections))
+    note = f"files have numbers for names: {first} was taken for {names[first]}"
+    return replace(results, detections=told, notes=[*results.notes, note])
+
+
+def _by_number(stems: Sequence[str]) -> dict[str, str]:
+    """number -> image, empty unless every image has a number of its own."""
+    matches = [ENDS_IN_NUMBER.fullmatch(stem) for stem in stems]
+    names = {match[1]: stem for match, stem in zip(matches, stems, strict=True) if match}
+    return names if len(names) == len(stems) else {}
+
+
+def _by_rank(stems: Sequence[str]) -> dict[str, str]:
+    """img_N -> the N-th image, empty unless these are TD500's under their own names."""
+    if len(stems) != TD500_IMAGES or any(map(RANKED.fullmatch, stems)):
+        return {}
+    return {f"img_{rank}": stem for rank, stem in enumerate(stems, start=1)}
 
 
 def told_order(results: Results, samples: Sequence[Sample]) -> Results:

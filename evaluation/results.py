@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbnet.datasets import labelfile
-from dbnet.datasets.archive import image_stem, natural_order, read_texts
+from dbnet.datasets.archive import image_stem, natural_order, read_texts, zips_inside
 from dbnet.datasets.labels import FORMATS
 from dbnet.errors import DbnetError
 from dbnet.sample import Detection, Sample
@@ -18,7 +18,7 @@ from evaluation.result_lines import parse_lines
 
 SUFFIXES = (".txt", ".json", ".jsonl")
 #: What may stand before an image's name in the name of its result file.
-PREFIX = re.compile(r"^(res_|poly_)+")
+PREFIX = re.compile(r"^(res_|pred_|det_|poly_)+", re.IGNORECASE)
 LABELS = re.compile(r"^(poly_)?gt_|\.gt$")
 
 #: Result files by their names without prefix and suffix, told apart by data sets; the case counts.
@@ -69,7 +69,7 @@ def read_results(path: str | Path, dataset: str | None = None) -> Results:
 
 
 def _labels_hint(path: Path) -> str:
-    return "; its .gt files are labels" if path.is_dir() and any(path.glob("*.gt")) else ""
+    return "; its .gt files are labels" if path.is_dir() and any(path.glob("*.gt")) else zips_inside(path)
 
 
 def _read_files(path: Path, texts: Mapping[str, str], dataset: str | None) -> tuple[str, dict[str, list[Detection]]]:
@@ -77,7 +77,7 @@ def _read_files(path: Path, texts: Mapping[str, str], dataset: str | None) -> tu
     for name in sorted(texts, key=natural_order):
         if LABELS.search(name) or not name.lower().endswith(".txt"):
             raise DbnetError(f"{path}: {name} is no result file; they are called res_img_N.txt, or as their image "
-                             f"with .txt, and gt_ begins the name of labels")
+                             f"with .txt; gt_ begins the name of labels: are --gt and --results the other way round?")
         stem = PREFIX.sub("", image_stem(Path(name).stem))
         if stem in files:
             raise DbnetError(f"{path}: {files[stem]} and {name} are both results of {stem}; keep the one that counts")

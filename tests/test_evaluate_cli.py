@@ -103,6 +103,10 @@ def test_sweep_of_scores_says_that_it_is_one(gt, results):
     (["--results", "r", "--gt", "g", "--sweep", "score=0.9:0.1:0.1"], "upwards"),
     (["--results", "r", "--gt", "g", "--sweep", "score=0:1:1e-9"], "more than"),
     (["--results", "r", "--gt", "g", "--sweep", "score=nan"], "nan"),
+    (["--results", "r", "--gt", "g", "--from", "paddle"], "--from"),
+    (["--results", "r", "--gt", "g", "--dataset", "icdar2015"], "--dataset"),
+    (["--results", "", "--gt", "g"], "empty"),
+    (["--results", "r", "--gt", "g", "--sweep", "score=0:1e300:1e-300"], "more than"),
     (["model.pth", "--root", "d", "--gt", "g"], "--gt"),
     (["model.pth", "--root", "d", "--sweep", "score=0.5"], "box_thresh"),
     (["model.pth", "--root", "d", "--sweep", "rule=mine"], "mindocr"),
@@ -128,6 +132,46 @@ def test_bad_results_are_one_line(gt, tmp_path, files, told):
     assert done.stderr.count("\n") == 1
     assert told in done.stderr
     assert not (tmp_path / "out.json").exists()
+
+
+def test_json_never_replaces_what_is_read(gt, results, tmp_path):
+    """Nor what no --json can have written, nor what somebody made read-only."""
+    with zipfile.ZipFile(tmp_path / "gt.zip", "w") as archive:
+        for file in gt.iterdir():
+            archive.write(file, file.name)
+    (tmp_path / "locked.json").write_text("{}")
+    (tmp_path / "locked.json").chmod(0o444)
+    (tmp_path / "notes.txt").write_text("my notes")
+    for target in (tmp_path / "gt.zip", gt / "gt_img_1.txt", results / "new.json", tmp_path / "locked.json",
+                   tmp_path / "notes.txt", tmp_path / "link.json"):
+        if target.name == "link.json":
+            target.symlink_to(tmp_path / "gt.zip")
+        before = target.read_bytes() if target.exists() else None
+        done = dbnet("evaluate", "--results", results, "--gt", tmp_path / "gt.zip", "--json", target, code=3)
+        assert done.stderr.count("\n") == 1, target
+        assert (target.read_bytes() if target.exists() else None) == before, target
+
+
+def test_what_was_assumed_is_told(gt, results, tmp_path):
+    """On standard error, which --json - leaves alone, and in the report."""
+    (results / "res_img_2.txt").unlink()
+    done = dbnet("evaluate", "--results", results, "--gt", gt, "--json", "-")
+    assert "1 of 3 images have no result" in done.stderr
+    settings = json.loads(done.stdout)["settings"]
+    assert settings["notes"] == ["1 of 3 images have no result: taken as no detections in them"]
+    assert (settings["format"], settings["dataset"]) == ("icdar2015", "icdar2015")
+
+
+def test_names_of_protocols(gt, results):
+    found = scored("--results", results, "--gt", gt, "-p", "RRC, totaltext_iou", "-p", "rrc")
+    assert list(found["scores"]) == ["rrc", "totaltext_iou"]
+
+
+@pytest.mark.parametrize("text", ['{"a": [1]}', '{"expected": {}, "detections": {"1": []}}', '{"dbnet": "detections"}'])
+def test_foreign_json_is_no_result(gt, tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    done = dbnet("evaluate", "--results", tmp_path / "r.json", "--gt", gt, code=3)
+    assert "images" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ FORMS = [
     ("labelfile", "a.txt", f'a.b.png\t[{{"points": {POINTS[1:-1]}, "score": 0.5}}]', "a.b", 0.5),
     ("dbnet", "d.json", f'{{"images": {{"img_1.jpg": {{"detections": [{{"polygon": {POINTS[1:-1]}, "score": 0.5}}]}}}}'
                         f', "scores": {{}}}}', "img_1", 0.5),
-    ("dbnet", "d.jsonl", f'{{"format": "x", "images": 1}}\n{{"name": "img_1.jpg", "detections": [{{"polygon": '
+    ("dbnet", "d.jsonl", f'{{"dbnet": "detections", "images": 1}}\n{{"name": "img_1.jpg", "detections": [{{"polygon": '
                          f'{POINTS[1:-1]}, "score": 0.5}}]}}', "img_1", 0.5),
 ]
 
@@ -147,11 +147,21 @@ def test_td500_numbered_results():
     results = Results("td500", {"img_200": [], "img_2": [], "img_1": []})
     told = told_names(results, samples)
     assert list(told.detections) == ["IMG_0597", "IMG_0003", "IMG_0000"]
-    assert "N-th image" in told.notes[0]
+    assert "img_200 was taken for IMG_0597" in told.notes[0]
     for other in (samples[:-1], [*samples[:-1], Sample(Path("img_1"), [], np.zeros(0, bool), [])]):
         assert told_names(results, other) is results
     assert told_names(Results("icdar2015", {"img_1": []}), samples).notes == []
     assert told_names(Results("td500", {"img_201": []}), samples).notes == []
+
+
+def test_results_with_the_images_numbers_for_names():
+    samples = [Sample(Path(f"img_{i}"), [], np.zeros(0, bool), []) for i in (1, 2, 10)]
+    told = told_names(Results("icdar2015", {"10": [], "2": []}), samples)
+    assert list(told.detections) == ["img_10", "img_2"]
+    assert "10 was taken for img_10" in told.notes[0]
+    twice = [*samples, Sample(Path("ts_1"), [], np.zeros(0, bool), [])]
+    for stem, other in (("3", samples), ("img_2", samples), ("2", twice)):
+        assert told_names(Results("icdar2015", {stem: []}), other).notes == []
 
 
 def test_td500_rectangles_lie_as_in_the_labels():
@@ -195,7 +205,7 @@ def test_a_folder_of_td500_labels(tmp_path):
         read_results(write(tmp_path, {"IMG_0059.gt": "0 0 1 2 3 4 0"}))
 
 
-LINES = '{"format": "x", "images": 2}\n{"name": "a.jpg", "detections": []}\n'
+LINES = '{"dbnet": "detections", "version": 1, "images": 2}\n{"name": "a.jpg", "detections": []}\n'
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [
@@ -203,7 +213,7 @@ LINES = '{"format": "x", "images": 2}\n{"name": "a.jpg", "detections": []}\n'
     ("d.json", "[" * 100_000, "no JSON that can be read"),
     ("d.json", '{"a":' * 100_000, "no JSON that can be read"),
     ("d.json", "[]", "no object called images"),
-    ("d.json", '{"images": 3}', "holds 0 of 3 images"),
+    ("d.json", '{"dbnet": "detections", "images": 3}', "holds 0 of 3 images"),
     ("d.json", '{\n"images": []}', "no object called images"),
     ("d.json", '{"images": {"a.jpg": {}}}', "a.jpg: no image with its detections"),
     ("d.json", '{"images": {"a.jpg": {"detections": []}, "a.jpg": {"detections": []}}}', "'a.jpg' is set twice"),

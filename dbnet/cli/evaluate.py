@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dbnet.cli.evaluate_options import (
+    BOX_SETTINGS,
     box_options,
     chosen_boxes,
     combinations,
-    option_of,
     protocol_names,
     sweep_settings,
 )
-from dbnet.cli.options import PathArgument, json_option, source_options
+from dbnet.cli.options import SOURCE_SETTINGS, PathArgument, json_option, source_options
+from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
@@ -65,14 +69,16 @@ def evaluate(model: Path | None, root: Path | None, results: Path | None, gt: Pa
     otherwise. A ± interval of scores comes from drawing the images again 2000 times (bootstrap).
     """
     if model is not None and results is None:
-        _refuse("MODEL", {"--gt": gt, "--format": given.pop("form")})
+        _refuse_others("MODEL", {"gt", "form"})
+        del given["form"]
+        _keep(json_path, model, given["save"])
         title, evaluation = _of_model(model, _needed("MODEL", root, "--root"), json_path == "-", **given)
     elif results is not None and model is None:
-        foreign = {f"--{name}": given.pop(name) for name in ("save", "runner", "device", "threads")}
-        foreign |= {option_of(name): True for name in given.pop("boxes")}
-        _refuse("--results", {"--root": root, **foreign})
-        del given["options"], given["dataset"]
-        title, evaluation = _of_results(results, _needed("--results", gt, "--gt"), **given)
+        _refuse_others("--results", {"root", "dataset", "save", "runner", "device", "threads", *BOX_SETTINGS,
+                                     *SOURCE_SETTINGS})
+        _keep(json_path, results, gt)
+        title, evaluation = _of_results(results, _needed("--results", gt, "--gt"), given["form"], given["protocols"],
+                                        given["swept"], given["limit"])
     else:
         raise click.UsageError("give either MODEL and --root, or --results and --gt")
     _report(title, evaluation, images, json_path)
@@ -84,11 +90,22 @@ def _needed(what: str, given: Path | None, option: str) -> Path:
     return given
 
 
-def _refuse(what: str, foreign: dict[str, Any]) -> None:
-    """A usage error for an option that means nothing beside `what`."""
-    for option, value in foreign.items():
-        if value:
-            raise click.UsageError(f"{option} means nothing with {what}")
+def _refuse_others(what: str, names: Collection[str]) -> None:
+    """A usage error for an option that was given and means nothing beside `what`."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} means nothing with {what}")
+
+
+def _keep(json_path: str | None, *inputs: Path | None) -> None:
+    """Raises DbnetError if --json would replace something that is read or written otherwise, or lies in it."""
+    if json_path is None or json_path == "-":
+        return
+    report = Path(json_path).resolve()
+    for path in inputs:
+        if path is not None and path.resolve() in (report, *report.parents):
+            raise DbnetError(f"{report}: belongs to {path}, which this command needs; name another file for --json")
 
 
 def _of_model(model: Path, root: Path, quiet: bool, *, dataset: str, protocols: tuple[str, ...],
@@ -119,8 +136,8 @@ def _told(rule: Any) -> str:
             f"unclip_ratio {rule.unclip_ratio:g}, max_candidates {rule.max_candidates}")
 
 
-def _of_results(results: Path, gt: Path, *, form: str | None, protocols: tuple[str, ...],
-                swept: dict[str, list[Any]], limit: int | None) -> tuple[str, Evaluation]:
+def _of_results(results: Path, gt: Path, form: str | None, protocols: tuple[str, ...], swept: dict[str, list[Any]],
+                limit: int | None) -> tuple[str, Evaluation]:
     from dbnet.datasets.labels import read_labels
     from evaluation.evaluate import evaluate_results
     from evaluation.result_order import told_names, told_order
@@ -134,13 +151,21 @@ def _of_results(results: Path, gt: Path, *, form: str | None, protocols: tuple[s
     samples, detections = labels.samples[:limit], matched[:limit]
     names = protocols or (OWN_PROTOCOL.get(labels.dataset, "rrc"),)
     evaluation = evaluate_results(samples, detections, names, score_thresholds=swept.get("score", ()))
+    notes = found.notes
+    if len(found.detections) < len(labels.samples):
+        notes = [*notes, f"{len(labels.samples) - len(found.detections)} of {len(labels.samples)} images have no "
+                         f"result: taken as no detections in them"]
+    settings = evaluation.settings | {"results": str(results), "format": found.format, "gt": str(gt),
+                                      "dataset": labels.dataset, "notes": notes}
     title = (f"{results.name} ({found.format}): {sum(map(len, detections))} detections; {gt.name} ({labels.dataset}): "
              f"{len(samples)} images with {sum(len(sample.polygons) for sample in samples)} texts")
-    return "; ".join((title, *found.notes)), evaluation
+    return title, replace(evaluation, settings=settings)
 
 
 def _report(title: str, evaluation: Evaluation, images: int, json_path: str | None) -> None:
     from dbnet.cli.evaluate_print import print_images, print_scores, print_sweep, print_versions
+    for note in evaluation.settings.get("notes", ()):
+        click.echo(f"note: {note}", err=True)
     if json_path == "-":
         evaluation.write_json(sys.stdout)
         return

@@ -38,11 +38,6 @@ def box_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def option_of(setting: str) -> str:
-    """The option that sets a field of `BoxRule`."""
-    return "--box-rule" if setting == "rule" else f"--{setting.replace('_', '-')}"
-
-
 def chosen_boxes(own: BoxRule, given: Mapping[str, Any]) -> BoxRule:
     """The model's own rule with the settings that were given.
 
@@ -56,12 +51,12 @@ def chosen_boxes(own: BoxRule, given: Mapping[str, Any]) -> BoxRule:
 
 def protocol_names(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
     """`a,b` and repeated options as one tuple; `all` stands for every protocol."""
-    from evaluation.protocols.table import PROTOCOLS
-    names = tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+    from evaluation.protocols.table import NAMES, PROTOCOLS
+    names = tuple(name.strip().lower() for text in given for name in text.split(",") if name.strip())
     if given and not names:
         raise click.BadParameter(f"no name in it; choose from {', '.join(PROTOCOLS)} or all")
     for name in names:
-        if name not in PROTOCOLS and name != "all":
+        if name not in (*NAMES, "all"):
             raise click.BadParameter(f"unknown protocol {name!r}; choose from {', '.join(PROTOCOLS)} or all")
     return tuple(PROTOCOLS) if "all" in names else names
 
@@ -91,10 +86,10 @@ def _values(name: str, text: str) -> list[Any]:
         start, stop, step = (_value(name, part) for part in parts)
         if isinstance(start, (str, bool)) or not step > 0 or stop < start:
             raise click.BadParameter(f"{name}={text}: START:STOP:STEP wants numbers that lead upwards")
-        count = int((stop - start) / step + 1e-6) + 1  # STOP included, whatever .1 is in binary
-        if count > MAX_COMBINATIONS:
-            raise click.BadParameter(f"{name}={text}: {count} values, more than {MAX_COMBINATIONS}")
-        return [round(start + i * step, 10) for i in range(count)]
+        steps = (stop - start) / step + 1e-6  # STOP included, whatever .1 is in binary
+        if not steps < MAX_COMBINATIONS:
+            raise click.BadParameter(f"{name}={text}: {steps:.3g} values, more than {MAX_COMBINATIONS}")
+        return [round(start + i * step, 10) for i in range(int(steps) + 1)]
     values = [_value(name, part) for part in text.split(",") if part.strip()]
     if not values or len(parts) > 1:
         raise click.BadParameter(f"{name}={text}: write V,V,... or START:STOP:STEP")

@@ -10,8 +10,24 @@ from typing import Any
 
 import click
 
+from dbnet.errors import DbnetError
+
+
+class _Path(click.Path):
+    """A path, but not an empty one, which would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 #: Not checked by click: a file that cannot be read is our one line and exit code 3, not a matter of usage.
-PathArgument = click.Path(path_type=Path, readable=False)
+PathArgument = _Path(path_type=Path, readable=False)
+
+
+#: What `source_options` adds to a command.
+SOURCE_SETTINGS = ("spec", "dialect", "settings", "take", "allow_edited")
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +71,17 @@ def _checked(_context: click.Context, _parameter: click.Parameter, path: str | N
     if path is not None and path != "-":
         from converters.writing import check_report
         check_report(Path(path))
+        _check_replaceable(Path(path))
     return path
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises DbnetError if a file is there that no --json can have written: a slip must not cost anybody's data."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            begin = stream.read(1)
+        if begin not in (b"", b"{", b"["):
+            raise DbnetError(f"{path}: exists and is no JSON report; name another file")
 
 
 def write_json(path: str, data: Any) -> None:

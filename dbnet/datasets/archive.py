@@ -52,6 +52,13 @@ def read_texts(path: Path, suffixes: Sequence[str] = (".txt",)) -> dict[str, str
     return {name: decode(data) for name, data in raw.items()}
 
 
+def zips_inside(path: Path) -> str:
+    """What to add where a folder holds nothing to read, but a zip or folder that may."""
+    inside = sorted(file.name for file in path.iterdir() if file.suffix.lower() == ".zip" or file.is_dir()
+                    ) if path.is_dir() else []
+    return f"; give one of those that are in it: {', '.join(inside[:3])}" if inside else ""
+
+
 def decode(data: bytes) -> str:
     """Text in the encoding that its byte order mark tells, UTF-8 without one."""
     encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")

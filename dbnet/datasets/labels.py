@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbnet.datasets import ctw1500, icdar2015, labelfile, mlt2017, td500, totaltext
-from dbnet.datasets.archive import image_stem, is_number, lines_of, natural_order, read_texts
+from dbnet.datasets.archive import image_stem, is_number, lines_of, natural_order, read_texts, zips_inside
 from dbnet.errors import DbnetError
 from dbnet.sample import Sample
 
@@ -60,7 +60,7 @@ def read_labels(path: str | Path, dataset: str | None = None) -> Labels:
         raise DbnetError(f"unknown format {dataset!r}; choose from {', '.join(FORMATS)}")
     texts = read_texts(path, SUFFIXES)
     if not texts:
-        raise DbnetError(f"{path}: no labels ({', '.join(SUFFIXES)} files) in it")
+        raise DbnetError(f"{path}: no labels ({', '.join(SUFFIXES)} files) in it{zips_inside(path)}")
     if len(texts) == 1 and labelfile.is_label_file(text := next(iter(texts.values()))):
         samples = labelfile.read_label_file(text, str(path))
         return Labels(dataset or "labelfile", sorted(samples, key=lambda sample: natural_order(sample.name)))

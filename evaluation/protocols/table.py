@@ -30,6 +30,8 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "td500": td500.PROTOCOLS,
     "mlt2017": mlt2017.PROTOCOLS,
 }
+#: What may be asked for: those, and each of their scores by itself.
+NAMES: dict[str, tuple[Protocol, ...]] = {row.name: (row,) for rows in PROTOCOLS.values() for row in rows} | PROTOCOLS
 
 
 def find(names: Iterable[str]) -> tuple[Protocol, ...]:
@@ -37,9 +39,9 @@ def find(names: Iterable[str]) -> tuple[Protocol, ...]:
     """
     found = {}
     for name in names:
-        if name not in PROTOCOLS:
+        if name not in NAMES:
             raise DbnetError(f"unknown protocol {name!r}; choose from {', '.join(PROTOCOLS)}")
-        found.update({protocol.name: protocol for protocol in PROTOCOLS[name]})
+        found.update({protocol.name: protocol for protocol in NAMES[name]})
     if not found:
         raise DbnetError(f"no protocol to score by; choose from {', '.join(PROTOCOLS)}")
     return tuple(found.values())
