@@ -162,6 +162,13 @@ def test_what_was_assumed_is_told(gt, results, tmp_path):
     assert (settings["format"], settings["dataset"]) == ("icdar2015", "icdar2015")
 
 
+def test_results_without_scores_cannot_be_swept(gt, tmp_path):
+    bare = write(tmp_path / "bare", {n: [line.rsplit(",", 1)[0] for line in lines] for n, lines in FOUND.items()},
+                 "res_img_{}.txt")
+    assert "every detection has the score 1" in dbnet("evaluate", "--results", bare, "--gt", gt, "-p", "mmocr").stderr
+    assert dbnet("evaluate", "--results", bare, "--gt", gt).stderr == ""
+
+
 def test_names_of_protocols(gt, results):
     found = scored("--results", results, "--gt", gt, "-p", "RRC, totaltext_iou", "-p", "rrc")
     assert list(found["scores"]) == ["rrc", "totaltext_iou"]

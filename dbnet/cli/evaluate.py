@@ -155,6 +155,8 @@ def _of_results(results: Path, gt: Path, form: str | None, protocols: tuple[str,
     if len(found.detections) < len(labels.samples):
         notes = [*notes, f"{len(labels.samples) - len(found.detections)} of {len(labels.samples)} images have no "
                          f"result: taken as no detections in them"]
+    if (swept or "mmocr" in names) and all(d.score == 1 for image in detections for d in image):
+        notes = [*notes, "every detection has the score 1, so a threshold on scores changes nothing"]
     settings = evaluation.settings | {"results": str(results), "format": found.format, "gt": str(gt),
                                       "dataset": labels.dataset, "notes": notes}
     title = (f"{results.name} ({found.format}): {sum(map(len, detections))} detections; {gt.name} ({labels.dataset}): "
