@@ -85,7 +85,7 @@ def write_report(target: Path, write: Callable[[TextIO], object]) -> None:
 def check_report(target: Path) -> None:
     """Raises DbnetError if `write_text` could not write `target`, or would replace a weight file."""
     if target.suffix.lower() in WEIGHT_SUFFIXES:
-        raise DbnetError(f"{target}: is named like a weight file; name the report otherwise")
+        raise DbnetError(f"{target}: is named like a weight file; choose another name")
     try:
         if target.is_dir():
             raise DbnetError(f"{target}: is a folder; name a file in it")

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from dbnet.datasets import labelfile
 from dbnet.datasets.archive import image_stem, natural_order, read_texts, zips_inside
 from dbnet.datasets.labels import FORMATS
@@ -28,6 +30,10 @@ NAMES = (
     ("td500", re.compile(r"IMG_\d+")),
     ("icdar2015", re.compile(r"(ts_|tr_)?img_\d+")),
 )
+
+
+#: Formats of the Robust Reading Competition, whose script is strict.
+OFFICIAL = ("icdar2015", "mlt2017")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ def read_results(path: str | Path, dataset: str | None = None) -> Results:
         form, detections = "labelfile", read_label_file(text, where)
     else:
         form, detections = _read_files(path, texts, dataset)
-    return Results(form, detections, _notes(detections))
+    return Results(form, detections, _notes(detections) + (_official(detections) if form in OFFICIAL else []))
 
 
 def _labels_hint(path: Path) -> str:
@@ -103,6 +109,19 @@ def _notes(detections: Mapping[str, list[Detection]]) -> list[str]:
     if not scores or 0 <= min(scores) <= max(scores) <= 1:
         return []
     return [f"scores run from {min(scores):g} to {max(scores):g}: no fractions, so thresholds on them mean little"]
+
+
+def _official(detections: Mapping[str, list[Detection]]) -> list[str]:
+    """What the competition's script would have refused the files for, and is scored here all the same."""
+    polygons = [detection.polygon for found in detections.values() for detection in found]
+    # The sum over edges of (x2 - x1) (y2 + y1), which the script wants to be 0 or less.
+    turned = sum(float(np.sum((np.roll(p[:, 0], -1) - p[:, 0]) * (np.roll(p[:, 1], -1) + p[:, 1]))) > 0
+                 for p in (np.asarray(polygon, np.float64) for polygon in polygons))
+    broken = sum(bool(np.any(p != np.trunc(p))) for p in polygons)
+    told = [f"{count} {what}" for count, what in ((turned, "run anticlockwise"), (broken, "have fractions of pixels"))
+            if count]
+    return [f"of {len(polygons)} quadrilaterals {' and '.join(told)}: the competition's script refuses such files"
+            ] if told else []
 
 
 def by_sample(results: Results, samples: Sequence[Sample], partial: bool = False) -> list[list[Detection]]:

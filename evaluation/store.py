@@ -2,7 +2,8 @@
 
 The first line says what the detections were made with and for which images. The others are those images in order:
 `{"name", "crc32", "detections": [{"polygon": [[x, y], ...], "score"}], "sweep": [detections, ...]}`, in pixels of the
-image; crc32 is that of its file, and `sweep` holds the detections under the other box rules of a sweep. Numbers are
+image; crc32 is that of its file, and `sweep` holds the detections under the other box rules of a sweep. `line_crc32`,
+the last entry, is that of everything before it, so that a line that was edited is not believed. Numbers are
 written so that reading gives the same bits.
 """
 
@@ -18,6 +19,7 @@ import os
 import tempfile
 import time
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ log = logging.getLogger("dbnet")
 
 #: How every file of ours begins.
 MAGIC = b'{"dbnet": "detections", "version": 1, '
+#: What comes last in a line, before its own checksum.
+LINE_CRC = b',"line_crc32":'
 #: Bytes of the longest line: 1,000 boxes under 700 rules. A foreign file may claim anything.
 MAX_LINE = 2**26
 #: A run that is killed loses nothing that was written; a machine that loses its power loses this much.
@@ -119,7 +123,8 @@ def encode(name: str, checksum: int, detections: Sequence[Sequence[Detection]]) 
     """One image's line; `detections[0]` are those of the evaluation itself, the others of its sweep."""
     first, *others = [[plain(detection) for detection in found] for found in detections]
     line = {"name": name, "crc32": checksum, "detections": first} | ({"sweep": others} if others else {})
-    return (json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n").encode()
+    body = json.dumps(line, separators=(",", ":"), allow_nan=False)[:-1].encode()
+    return body + _ending(body)
 
 
 def plain(detection: Detection) -> dict[str, Any]:
@@ -127,9 +132,16 @@ def plain(detection: Detection) -> dict[str, Any]:
     return {"polygon": detection.polygon.tolist(), "score": float(detection.score)}
 
 
+def _ending(body: bytes) -> bytes:
+    return LINE_CRC + b"%d}\n" % zlib.crc32(body)
+
+
 def decode(line: bytes, name: str) -> tuple[int, list[list[Detection]]]:
     """What `encode` was given. Raises ValueError, KeyError, TypeError or RecursionError for anything else."""
-    data = json.loads(line)
+    body = line[:line.rfind(LINE_CRC)]
+    if line != body + _ending(body):
+        raise ValueError("its checksum is another")
+    data = json.loads(line.decode())
     if data["name"] != name:
         raise ValueError(f"it is of {str(data['name'])[:80]!r}, not {name!r}")
     return int(data["crc32"]), [[_detection(item) for item in found]

@@ -127,6 +127,33 @@ def test_json_is_the_documented_contract(samples):
     assert 0.6 < detection["score"] <= 1
 
 
+@pytest.mark.parametrize("variants", [1, 3])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_interval_is_the_percentile_bootstrap(variants, seed):
+    """Against the definition, drawn otherwise; several variants compete in every draw."""
+    rng = np.random.default_rng(seed + 10)
+    texts, detections = rng.integers(1, 9, (2, 60, 1)).repeat(variants, axis=2)
+    matched = rng.binomial(np.minimum(texts, detections), 0.6)
+    counts = np.stack([matched, texts, matched, detections], axis=-1).astype(float)
+    table = Result(Protocol("any", "", {}, lambda samples, found: counts, ("",) * variants), counts)
+    draws = []
+    for _ in range(6000):
+        sums = counts[rng.choice(60, 60)].sum(axis=0)
+        scores = [(m / d, m / t, 2 * m / (t + d)) for m, t, _, d in sums]
+        draws.append(max(scores, key=lambda score: score[2]))
+    expected = np.percentile(draws, [2.5, 97.5], axis=0).T
+    assert np.abs(np.array(list(table.interval(seed=seed).values())) - expected).max() < 0.008
+
+
+def test_interval_of_variants_that_take_turns():
+    """Each image is found by one variant only: the best of a draw is always above the half that each has in all."""
+    counts = np.zeros((40, 2, 4))
+    counts[:, :, [1, 3]] = 1
+    counts[::2, 0, [0, 2]] = counts[1::2, 1, [0, 2]] = 1
+    table = Result(Protocol("any", "", {}, lambda samples, found: counts, ("a", "b")), counts)
+    assert table.interval()["fscore"][0] >= 0.5
+
+
 def test_protocols_with_several_variants_name_theirs(samples):
     def count(samples, detections):
         return np.array([[[i, 2, i, 2] for i in range(3)]] * len(samples), float)

@@ -19,6 +19,10 @@ FOUND = {1: ["0,0,100,0,100,20,0,20,0.9", "0,50,90,50,90,70,0,70,0.8"], 2: ["200
          10: ["0,0,80,0,80,30,0,30,0.7", "2,0,80,0,80,30,2,30,0.6"]}
 
 
+#: Settings under which a network that was never trained finds something.
+LOOSE = ("--binary-thresh", "0.6", "--box-thresh", "0.3")
+
+
 def write(folder, files, template):
     folder.mkdir()
     for number, lines in files.items():
@@ -108,6 +112,8 @@ def test_sweep_of_scores_says_that_it_is_one(gt, results):
     (["--results", "", "--gt", "g"], "empty"),
     (["--results", "r", "--gt", "g", "--sweep", "score=0:1e300:1e-300"], "more than"),
     (["model.pth", "--root", "d", "--gt", "g"], "--gt"),
+    (["model.pth", "--root", "d", "--save", "-"], ".jsonl"),
+    (["model.pth", "--root", "d", "--save", "model.pth"], ".jsonl"),
     (["model.pth", "--root", "d", "--sweep", "score=0.5"], "box_thresh"),
     (["model.pth", "--root", "d", "--sweep", "rule=mine"], "mindocr"),
     (["model.pth", "--root", "d", "--sweep", "dilation=perhaps"], "perhaps"),
@@ -169,6 +175,37 @@ def test_results_without_scores_cannot_be_swept(gt, tmp_path):
     assert dbnet("evaluate", "--results", bare, "--gt", gt).stderr == ""
 
 
+def test_tables_are_worst_first_and_name_the_best(gt, results):
+    done = dbnet("evaluate", "--results", results, "--gt", gt, "--sweep", "score=0.3,0.65", "--images", "2")
+    rows = [line.split()[0] for line in done.stdout.split("most errors")[1].splitlines() if "img_" in line]
+    assert rows == ["img_2", "img_10"]
+    assert "rrc: 0.80000 at score 0.65" in done.stdout
+
+
+def test_which_coordinate_is_x_is_told(tmp_path):
+    """Total-Text's results with y first, through the command."""
+    polygon = [10, 200, 110, 200, 110, 230, 60, 240, 10, 230]
+    swapped = [v for x, y in zip(polygon[::2], polygon[1::2], strict=True) for v in (y, x)]
+    gt = write(tmp_path / "gt", {i: [",".join(map(str, polygon)) + ",word"] for i in (1, 2)}, "poly_gt_img{}.txt")
+    for name, points in (("xy", polygon), ("yx", swapped)):
+        found = write(tmp_path / name, {i: [",".join(map(str, points))] for i in (1, 2)}, "img{}.txt")
+        done = dbnet("evaluate", "--results", found, "--gt", gt, "--json", tmp_path / f"{name}.json")
+        assert json.loads((tmp_path / f"{name}.json").read_text())["scores"]["totaltext"]["fscore"] == 1
+        assert ("y,x" in done.stderr) == (name == "yx")
+
+
+def test_numbered_results_find_their_images(gt, tmp_path):
+    done = dbnet("evaluate", "--results", write(tmp_path / "r", FOUND, "{}.txt"), "--gt", gt)
+    assert "0.57143" in done.stdout
+    assert "was taken for img_" in done.stderr
+
+
+def test_what_the_official_script_refuses_is_told(gt, tmp_path):
+    files = {1: ["0,0,0,20,100,20,100,0"], 2: ["10.5,10,60,10,60,40,10,40"], 10: ["0,0,80,0,80,30,0,30"]}
+    done = dbnet("evaluate", "--results", write(tmp_path / "r", files, "res_img_{}.txt"), "--gt", gt)
+    assert "of 3 quadrilaterals 1 run anticlockwise and 1 have fractions of pixels" in done.stderr
+
+
 def test_names_of_protocols(gt, results):
     found = scored("--results", results, "--gt", gt, "-p", "RRC, totaltext_iou", "-p", "rrc")
     assert list(found["scores"]) == ["rrc", "totaltext_iou"]
@@ -198,17 +235,19 @@ def model_and_root(tmp_path_factory):
 def test_model_with_settings_sweep_and_save(model_and_root, tmp_path):
     pytest.importorskip("onnxruntime")
     model, root = model_and_root
-    chosen = ("--box-rule", "mhliao", "--box-type", "poly", "--box-thresh", "0.35")
+    chosen = ("--box-rule", "mhliao", "--box-type", "poly", "--binary-thresh", "0.6", "--box-thresh", "0.3")
     first = scored(model, "--root", root, *chosen, "-p", "rrc,mindocr", "--sweep", "unclip_ratio=1.5,2",
-                   "--save", tmp_path / "kept.jsonl")
+                   "--sweep", "box_thresh=0.3,0.9", "--save", tmp_path / "kept.jsonl")
     assert first["settings"]["boxes"] | {"max_candidates": 0} == {
-        "rule": "mhliao", "box_type": "poly", "binary_thresh": 0.3, "box_thresh": 0.35, "unclip_ratio": 2.0,
+        "rule": "mhliao", "box_type": "poly", "binary_thresh": 0.6, "box_thresh": 0.3, "unclip_ratio": 2.0,
         "max_candidates": 0, "score_mode": "fast", "dilation": False}
-    assert len(first["sweep"]["settings"]) == 2
+    assert all(image["detections"] for image in first["images"].values())
+    assert [entry["values"] for entry in first["sweep"]["settings"]] == [
+        {"box_thresh": b, "unclip_ratio": u} for u in (1.5, 2.0) for b in (0.3, 0.9)]
     lines = (tmp_path / "kept.jsonl").read_text().splitlines()
     (tmp_path / "cut.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
     again = dbnet("evaluate", model, "--root", root, *chosen, "-p", "rrc,mindocr", "--sweep", "unclip_ratio=1.5,2",
-                  "--save", tmp_path / "cut.jsonl", "--json", tmp_path / "again.json")
+                  "--sweep", "box_thresh=0.3,0.9", "--save", tmp_path / "cut.jsonl", "--json", tmp_path / "again.json")
     assert "2 of them from" in again.stdout
     second = json.loads((tmp_path / "again.json").read_text())
     assert {key: second[key] for key in ("scores", "images", "sweep")} == {
@@ -223,7 +262,9 @@ def test_saved_detections_score_like_the_run(model_and_root, tmp_path):
     pytest.importorskip("onnxruntime")
     model, root = model_and_root
     for option, name in (("--save", "d.jsonl"), ("--json", "d.json")):
-        run = dbnet("evaluate", model, "--root", root, "--box-thresh", "0.1", option, tmp_path / name).stdout
-        rescored = dbnet("evaluate", "--results", tmp_path / name, "--gt", root / "gt").stdout
+        run = dbnet("evaluate", model, "--root", root, *LOOSE, "--limit", 2, option, tmp_path / name).stdout
+        assert "2 images" in run
+        rescored = dbnet("evaluate", "--results", tmp_path / name, "--gt", root / "gt", "--limit", 2).stdout
+        assert int(rescored.split(" detections")[0].split()[-1]) > 100
         line = next(line for line in run.splitlines() if line.strip().startswith("rrc"))
         assert line in rescored

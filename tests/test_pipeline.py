@@ -178,6 +178,14 @@ def test_the_first_error_stops_everything(tmp_path, at_once, fault):
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_ctrl_c_ends_it(tmp_path, at_once):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        _interrupt(tmp_path, at_once)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(tmp_path, at_once):
     calls = itertools.count()
 
     class Interrupted(BrightnessRunner):

@@ -92,6 +92,15 @@ def test_numbers_come_back_to_the_last_bit(found, name, checksum):
         [(d.polygon.tobytes(), d.score) for d in rule] for rule in rules]
 
 
+def test_an_edited_number_is_noticed():
+    line = encode("a", 1, [[Detection(np.array([[10, 20], [30, 20], [30, 40]], np.float32), 0.75)]])
+    for edited in (line.replace(b"30.0", b"31.0", 1), line.replace(b"0.75", b"0.76"), line.replace(b'"a"', b'"b"'),
+                   line[:line.rfind(b",")] + b"}\n"):
+        assert edited != line
+        with pytest.raises(ValueError, match="checksum"):
+            decode(edited, "a")
+
+
 # Going on -------------------------------------------------------------------------------------------------------------
 
 

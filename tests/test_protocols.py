@@ -48,6 +48,8 @@ SPECK = box(0.5, 0.5, 0.003, 0.003)
                  id="found twice: a false alarm, but for MindOCR"),
     pytest.param([FIRST, SECOND], [], [box(12, 0, 100, 20), box(15, 0, 100, 20)],
                  (2, 2, 2, 2), (1, 2, 1, 1), (2, 2, 2, 2), (2, 2, 2, 2), id="both find the first text in MindOCR"),
+    pytest.param([FIRST, SECOND], [], [box(15, 0, 100, 20), box(60, 0, 100, 20)],
+                 (2, 2, 2, 2), (2, 2, 2, 2), (2, 2, 2, 2), (2, 2, 2, 2), id="the first finds the first, not the last"),
     pytest.param([box(0, 0, 2, 2)], [], [box(0.9, 0, 2, 2)], (1, 1, 1, 1), (0, 1, 0, 1), (0, 1, 0, 1), (0, 1, 0, 1),
                  id="fractions count, but not officially"),
     pytest.param([WORD], [], [EIGHT], (1, 1, 1, 1), (0, 1, 0, 0), (0, 1, 0, 0), (0, 1, 0, 1),

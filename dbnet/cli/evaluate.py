@@ -17,6 +17,7 @@ from dbnet.cli.evaluate_options import (
     box_options,
     chosen_boxes,
     combinations,
+    jsonl_file,
     protocol_names,
     sweep_settings,
 )
@@ -52,8 +53,8 @@ OWN_PROTOCOL = {"icdar2015": "rrc", "mlt2017": "mlt2017", "ctw1500": "ctw1500", 
                    "all combinations); with --results, score=...")
 @click.option("--images", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
               help="Rows of the table of images, worst first; --json has all.")
-@click.option("--save", type=PathArgument, metavar="FILE",
-              help="Keep detections in FILE (.jsonl) as they come; an interrupted run goes on from there.")
+@click.option("--save", type=PathArgument, metavar="FILE.jsonl", callback=jsonl_file,
+              help="Keep detections in FILE as they come; an interrupted run goes on from there.")
 @click.option("--runner", type=click.Choice(RUNNERS), help="Default: the format's own framework.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score the first N images only.")
@@ -65,8 +66,8 @@ def evaluate(model: Path | None, root: Path | None, results: Path | None, gt: Pa
              json_path: str | None, **given: Any) -> None:
     """Score MODEL (any supported format) on a data set, or anybody's result files against a ground truth.
 
-    Pixel format and box rule are the model's own, from the record in the file or from its dialect, unless options say
-    otherwise. A ± interval of scores comes from drawing the images again 2000 times (bootstrap).
+    The pixel format is the model's own, from the record in the file or from its dialect, and so is the box rule unless
+    options say otherwise. The 95 % interval of the F-score comes from drawing the images again 2000 times (bootstrap).
     """
     if model is not None and results is None:
         _refuse_others("MODEL", {"gt", "form"})

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import click
@@ -24,7 +25,8 @@ def box_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--box-rule", "rule", type=click.Choice(get_args(BoxRuleName)), help="Whose way from map to boxes.")
     @click.option("--box-type", type=click.Choice(get_args(BoxType)), help="Rotated rectangles or polygons.")
-    @click.option("--binary-thresh", type=click.FloatRange(0, 1), metavar="P", help="Pixels above it are text.")
+    @click.option("--binary-thresh", type=click.FloatRange(0, 1), metavar="P",
+                  help="Pixels above it (mindocr: or at it) are text.")
     @click.option("--box-thresh", type=click.FloatRange(0, 1), metavar="P", help="Boxes that score less are dropped.")
     @click.option("--unclip-ratio", type=float, metavar="R", help="How far boxes grow.")
     @click.option("--max-candidates", type=click.IntRange(min=1), metavar="N", help="Contours looked at.")
@@ -59,6 +61,13 @@ def protocol_names(_context: click.Context, _parameter: click.Parameter, given: 
         if name not in (*NAMES, "all"):
             raise click.BadParameter(f"unknown protocol {name!r}; choose from {', '.join(PROTOCOLS)} or all")
     return tuple(PROTOCOLS) if "all" in names else names
+
+
+def jsonl_file(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path | None:
+    """Refuses other names: a slip must not turn somebody's file into ours."""
+    if given is not None and given.suffix.lower() != ".jsonl":
+        raise click.BadParameter(f"{given}: name a file that ends in .jsonl")
+    return given
 
 
 def sweep_settings(_context: click.Context, _parameter: click.Parameter,
