@@ -38,7 +38,7 @@ def only_part(parts: list[np.ndarray]) -> np.ndarray:
 def hulls_of_grown(
     outlines: np.ndarray | Sequence[np.ndarray], ratio: float, pick: PickFunction = only_part
 ) -> list[np.ndarray]:
-    """`geometry.unclip` of K polygons, (K, V, 2) or K of (V, 2), as far as the smallest rectangle around it needs it.
+    """K polygons, (K, V, 2) or K of (V, 2), after unclipping, as far as the smallest rectangle around them needs it.
 
     Returns K arrays (P, 2) int32. They have the convex hull of pyclipper's outline and come in its order: clockwise on
     the screen, the last point the right one of the topmost. cv2.minAreaRect, which breaks ties by the order of the

@@ -36,15 +36,11 @@ def offset(polygon: np.ndarray, distance: float) -> list[np.ndarray]:
     return [np.array(part, np.int32) for part in clipper.Execute(distance)]
 
 
-def unclip(polygon: np.ndarray, ratio: float) -> list[np.ndarray]:
-    """`polygon` grown by area * ratio / perimeter (Liao et al. 2019, section 3.4). Returns parts as `offset` does."""
-    return offset(polygon, unclip_distances([polygon], ratio)[0])
-
-
 def unclip_distances(polygons: np.ndarray | Sequence[np.ndarray], ratio: float) -> np.ndarray:
     """area * ratio / perimeter of each of K polygons, (K, P, 2) or K of (P, 2), P >= 3: (K,) float64, pixels.
 
-    NaN for a polygon whose points are all the same.
+    By so much a detected text is grown with `offset` (Liao et al. 2019, section 3.4). NaN for a polygon whose points
+    are all the same.
     """
     # shapely's own area and perimeter: a last bit of difference can move a truncated corner by a whole pixel.
     if isinstance(polygons, np.ndarray):
@@ -65,27 +61,16 @@ def intersection_areas(first: Sequence[np.ndarray], second: Sequence[np.ndarray]
     """
     if not len(first) or not len(second):
         return np.zeros((len(first), len(second)))
-    a, b = _regions(first), _regions(second)
+    a, b = (regions(np.array([shapely.Polygon(polygon) for polygon in polygons], dtype=object))
+            for polygons in (first, second))
     rows, columns = shapely.STRtree(a).query(b)[::-1]  # only pairs whose bounding boxes touch
     shared = np.zeros((len(a), len(b)))
     shared[rows, columns] = shapely.area(shapely.intersection(a[rows], b[columns]))
     return shared
 
 
-def iou(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
-    """Intersection over union of each pair: (A, B) float64, fractions; 0 where the union is empty."""
-    return over_union(intersection_areas(first, second), areas(first), areas(second))
-
-
-def over_union(intersections: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`intersections` (A, B) divided by the unions, from the areas (A,) and (B,); 0 for an empty union."""
-    unions = first[:, np.newaxis] + second - intersections
-    return np.divide(intersections, unions, out=np.zeros_like(intersections), where=unions != 0)
-
-
-def _regions(polygons: Sequence[np.ndarray]) -> np.ndarray:
-    """The plane regions of polygons, as an array of valid shapely geometries."""
-    shapes = np.array([shapely.Polygon(polygon) for polygon in polygons], dtype=object)
+def regions(shapes: np.ndarray) -> np.ndarray:
+    """Valid geometries in place of those shapely polygons that cross themselves; `shapes` is changed and returned."""
     for i in np.flatnonzero(~shapely.is_valid(shapes)):
         # A repaired polygon may come with loose lines and points, which shapely will not intersect.
         parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[i])))

@@ -166,6 +166,7 @@ def test_what_was_assumed_is_told(gt, results, tmp_path):
     settings = json.loads(done.stdout)["settings"]
     assert settings["notes"] == ["1 of 3 images have no result: taken as no detections in them"]
     assert (settings["format"], settings["dataset"]) == ("icdar2015", "icdar2015")
+    assert scored("--results", results, "--gt", gt, "--limit", 1)["settings"]["notes"] == []
 
 
 def test_results_without_scores_cannot_be_swept(gt, tmp_path):
@@ -255,6 +256,20 @@ def test_model_with_settings_sweep_and_save(model_and_root, tmp_path):
     assert (tmp_path / "cut.jsonl").read_text().splitlines() == lines
     refused = dbnet("evaluate", model, "--root", root, "--save", tmp_path / "kept.jsonl", code=3)
     assert refused.stderr.count("\n") == 1
+
+
+def test_json_leaves_the_labels_of_a_data_set_alone(model_and_root, tmp_path):
+    """Also an empty one, which belongs to an image without texts."""
+    _, root = model_and_root
+    model = tmp_path / "m.onnx"
+    for folder in ("images", "gt"):
+        (tmp_path / folder).mkdir()
+        for file in (root / folder).iterdir():
+            (tmp_path / folder / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "gt/gt_img_3.txt").write_text("")
+    done = dbnet("evaluate", model, "--root", tmp_path, "--json", tmp_path / "gt/gt_img_3.txt", code=3)
+    assert "name another file for --json" in done.stderr
+    assert (tmp_path / "gt/gt_img_3.txt").read_text() == ""
 
 
 def test_saved_detections_score_like_the_run(model_and_root, tmp_path):

@@ -17,7 +17,7 @@ from dbnet.box_contours import text_contours
 from dbnet.box_growing import NOTHING, hulls_of_grown
 from dbnet.box_rectangles import box_points, clockwise, smallest_rectangles
 from dbnet.errors import DbnetError
-from dbnet.geometry import unclip
+from dbnet.geometry import offset, unclip_distances
 
 angles = st.one_of(st.floats(-90, 90), st.sampled_from([0.0, 90.0, 45.0, -45.0, 30.0, 60.0]))
 sides = st.one_of(st.floats(3, 300), st.integers(3, 60).map(float))
@@ -105,7 +105,7 @@ def assert_same_rectangles(outlines, ratio):
     with in_numpy():
         hulls = hulls_of_grown(outlines, ratio)
     for outline, hull in zip(outlines, hulls, strict=True):
-        parts = unclip(outline, ratio)
+        parts = offset(outline, *unclip_distances([outline], ratio))
         if len(parts) != 1:
             assert not len(hull)
             continue

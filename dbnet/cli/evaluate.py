@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DATASETS = ("icdar2015",)
 RUNNERS = ("torch", "mindspore", "onnxruntime")
+#: Where a data set's files lie below --root.
+DATA_PARTS = ("images", "gt", "test/images", "test/gt")
 #: The protocol that a data set's numbers are published by.
 OWN_PROTOCOL = {"icdar2015": "rrc", "mlt2017": "mlt2017", "ctw1500": "ctw1500", "totaltext": "totaltext",
                 "td500": "td500"}
@@ -72,7 +74,7 @@ def evaluate(model: Path | None, root: Path | None, results: Path | None, gt: Pa
     if model is not None and results is None:
         _refuse_others("MODEL", {"gt", "form"})
         del given["form"]
-        _keep(json_path, model, given["save"])
+        _keep(json_path, model, given["save"], *(root / part for part in DATA_PARTS if root is not None))
         title, evaluation = _of_model(model, _needed("MODEL", root, "--root"), json_path == "-", **given)
     elif results is not None and model is None:
         _refuse_others("--results", {"root", "dataset", "save", "runner", "device", "threads", *BOX_SETTINGS,
@@ -153,9 +155,9 @@ def _of_results(results: Path, gt: Path, form: str | None, protocols: tuple[str,
     names = protocols or (OWN_PROTOCOL.get(labels.dataset, "rrc"),)
     evaluation = evaluate_results(samples, detections, names, score_thresholds=swept.get("score", ()))
     notes = found.notes
-    if len(found.detections) < len(labels.samples):
-        notes = [*notes, f"{len(labels.samples) - len(found.detections)} of {len(labels.samples)} images have no "
-                         f"result: taken as no detections in them"]
+    if limit is None and len(found.detections) < len(samples):  # else it is not known whose results are missing
+        notes = [*notes, f"{len(samples) - len(found.detections)} of {len(samples)} images have no result: taken as no "
+                         f"detections in them"]
     if (swept or "mmocr" in names) and all(d.score == 1 for image in detections for d in image):
         notes = [*notes, "every detection has the score 1, so a threshold on scores changes nothing"]
     settings = evaluation.settings | {"results": str(results), "format": found.format, "gt": str(gt),

@@ -14,22 +14,14 @@ PSENet's and PAN's copies of the script match from 0.5 on, the bound included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from dbnet.sample import Detection, Sample
-from evaluation.protocols import Protocol
-from evaluation.protocols.matching import IGNORED_ABOVE, IOU_ABOVE, both, one_to_one, overlapping, tally
-from evaluation.protocols.rrc import rules
+from evaluation.protocols import Protocol, rrc
+from evaluation.protocols.matching import IGNORED_ABOVE, IOU_ABOVE
 
-
-def count(samples: Sequence[Sample], detections: Sequence[Sequence[Detection]]) -> np.ndarray:
-    """Counts of each image, (N, 1, 4) as `evaluation.protocols.CountFunction` says."""
-    texts, found, ignore = both(samples, detections)
-    pairs, ignored = overlapping(texts, found, ignore, rules(texts, found))
-    matched = texts.image[one_to_one(pairs).text]
-    return tally(len(samples), matched, texts.image[~ignore], matched, found.image[~ignored])[:, np.newaxis]
-
+#: Counts of each image, as `evaluation.protocols.CountFunction` says.
+count = partial(rrc.count, convert=partial(np.asarray, dtype=np.float64))
 
 PROTOCOLS = (Protocol("ctw1500", "SCUT-CTW1500, polygons", {"IoU >": IOU_ABOVE, "ignored >": IGNORED_ABOVE}, count),)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 
+from dbnet.geometry import regions
 from dbnet.sample import Detection, Sample
 from evaluation.protocols import Protocol
 from evaluation.protocols.matching import (
@@ -29,12 +30,13 @@ from evaluation.protocols.matching import (
     ratio,
     tally,
 )
-from evaluation.protocols.outlines import Outlines
+from evaluation.protocols.outlines import Convert, Outlines
 
 
-def count(samples: Sequence[Sample], detections: Sequence[Sequence[Detection]]) -> np.ndarray:
-    """Counts of each image, (N, 1, 4) as `evaluation.protocols.CountFunction` says."""
-    texts, found, ignore = both(samples, detections, np.trunc)
+def count(samples: Sequence[Sample], detections: Sequence[Sequence[Detection]],
+          convert: Convert = np.trunc) -> np.ndarray:
+    """Counts of each image, (N, 1, 4) as `evaluation.protocols.CountFunction` says. convert: done to coordinates."""
+    texts, found, ignore = both(samples, detections, convert)
     pairs, ignored = overlapping(texts, found, ignore, rules(texts, found))
     matched = texts.image[one_to_one(pairs).text]
     return tally(len(samples), matched, texts.image[~ignore], matched, found.image[~ignored])[:, np.newaxis]
@@ -45,7 +47,7 @@ def rules(texts: Outlines, found: Outlines) -> Rules:
     others what lies inside it by even and odd.
     """
     def shared(pairs: Pairs) -> np.ndarray:
-        first, second = _regions(texts.shapes(pairs.text)), _regions(found.shapes(pairs.found))
+        first, second = regions(texts.shapes(pairs.text)), regions(found.shapes(pairs.found))
         areas: np.ndarray = shapely.area(shapely.intersection(first, second))
         return areas
 
@@ -57,15 +59,6 @@ def rules(texts: Outlines, found: Outlines) -> Rules:
         return ratio(shared(pairs), found.areas[pairs.found])
 
     return Rules(texts.areas, found.areas, found.areas, over_union, share)
-
-
-def _regions(shapes: np.ndarray) -> np.ndarray:
-    """Valid shapely geometries in place of polygons."""
-    for i in np.flatnonzero(~shapely.is_valid(shapes)):
-        # A repaired polygon may come with loose lines and points, which shapely will not intersect.
-        parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[i])))
-        shapes[i] = shapely.multipolygons(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])
-    return shapes
 
 
 PROTOCOLS = (Protocol("rrc", "ICDAR 2015, official (Robust Reading Competition)",
