@@ -154,7 +154,7 @@ def _boxes(settings: BoxRule, traced: Traced, resized_size: Size | None, origina
     grown, kept = grow(_chosen(outlines, sure), settings.unclip_ratio, settings.box_type)
     placed = rule.place(grown, resized, original) if isinstance(grown, np.ndarray) else [
         rule.place(polygon, resized, original) for polygon in grown]
-    return [Detection(polygon, scores[sure[i]]) for polygon, i in zip(placed, kept, strict=True)]
+    return list(map(Detection, placed, [scores[sure[i]] for i in kept]))
 
 
 def _rectangles(contours: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Iterable[Bounds], Outlines]:
