@@ -28,28 +28,32 @@ IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
 
 def read_texts(path: Path, suffixes: Sequence[str] = (".txt",)) -> dict[str, str]:
-    """The text files of a folder, of a zip without unpacking it, or the one file `path`: file name -> text.
+    """`read_files` as text: UTF-8, or what a byte order mark says; what cannot be decoded becomes U+FFFD, as in the
+    official ICDAR scripts. Raises DbnetError.
+    """
+    return {name: decode(data) for name, data in read_files(path, suffixes).items()}
+
+
+def read_files(path: Path, suffixes: Sequence[str]) -> dict[str, bytes]:
+    """The files of a folder, of a zip without unpacking it, or the one file `path`: file name -> bytes.
 
     suffixes: in lower case, of the files that count; all others and hidden ones are left alone. Folders inside a zip
-    are ignored. UTF-8, or what a byte order mark says; what cannot be decoded becomes U+FFFD, as in the official ICDAR
-    scripts. Raises DbnetError if `path` cannot be read, is too large, or holds two files of one name.
+    are ignored. Raises DbnetError if `path` cannot be read, is too large, or holds two files of one name.
     """
     wanted = tuple(suffixes)
     if path.exists() and not (path.is_dir() or path.is_file()):
         raise DbnetError(f"{path}: is no regular file, which could be read twice; give a folder or a zip")
     try:
         if path.is_dir():
-            raw = _read_folder(path, wanted)
-        elif path.suffix.lower() in wanted:
+            return _read_folder(path, wanted)
+        if path.suffix.lower() in wanted:
             _check_size(f"{path}", path.stat().st_size, MAX_TOTAL)
-            raw = {path.name: path.read_bytes()}
-        else:
-            raw = _read_zip(path, wanted)
+            return {path.name: path.read_bytes()}
+        return _read_zip(path, wanted)
     except (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         # RuntimeError: an encrypted zip. ValueError: a file name that is not what it claims to be encoded in.
         raise DbnetError(f"{path}: cannot be read ({error}); give a folder or a zip of {' or '.join(wanted)} files"
                          ) from error
-    return {name: decode(data) for name, data in raw.items()}
 
 
 def zips_inside(path: Path) -> str:

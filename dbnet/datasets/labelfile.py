@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,40 +28,63 @@ def is_label_file(text: str) -> bool:
     return first.partition("\t")[2].lstrip().startswith("[")
 
 
-def rows(text: str, where: str) -> Iterator[tuple[str, str, list[Any]]]:
+def rows(text: str, where: str, by_path: bool = False) -> Iterator[tuple[str, str, list[Any]]]:
     """(where it stands, stem of the image, the JSON values behind its tabs) of each line.
 
-    Raises DbnetError, naming the line, for what is no label file and for an image that comes twice.
+    by_path: the image's path, with `/` between its folders, in place of its stem. Raises DbnetError, naming the line,
+    for what is no label file and for an image that comes twice.
     """
     seen: dict[str, str] = {}
     for line_where, line in lines_of(text, where):
-        path, *columns = line.rstrip().split("\t")
-        if not columns or len(line) > MAX_BYTES:
-            raise DbnetError(f"{line_where}: not {LINE}: {line[:40]!r}")
-        stem = image_stem(path.strip())
+        path, values = row_of(line, line_where)
+        stem = posix_path(path) if by_path else image_stem(path)
         if stem in seen:
+            reason = "keep the line that counts" if by_path else "images are told apart by their names without folders"
             raise DbnetError(f"{line_where}: {path[:80]} has the name of an image of {seen[stem].rsplit(', ')[-1]}; "
-                             f"images are told apart by their names without folders")
+                             f"{reason}")
         seen[stem] = line_where
-        values = [parse_json(column, line_where) for column in columns]
-        if not isinstance(values[0], list):
-            raise DbnetError(f"{line_where}: not {LINE}: {line[:40]!r}")
         yield line_where, stem, values
 
 
-def read_label_file(text: str, where: str) -> list[Sample]:
-    """The images of a label file in its own order, each under its stem. Raises DbnetError with the line at fault."""
+def row_of(line: str, where: str) -> tuple[str, list[Any]]:
+    """The path and the JSON values of one line, of which the first is a list. Raises DbnetError, naming `where`."""
+    path, *columns = line.rstrip().split("\t")
+    if not columns or len(line) > MAX_BYTES:
+        raise DbnetError(f"{where}: not {LINE}: {line[:40]!r}")
+    values = [parse_json(column, where) for column in columns]
+    if not isinstance(values[0], list):
+        raise DbnetError(f"{where}: not {LINE}: {line[:40]!r}")
+    return path.strip(), values
+
+
+def posix_path(path: str) -> str:
+    """A path as a label file names it, with `/` between its folders, without a leading `./`."""
+    return PurePosixPath(path.strip().replace("\\", "/")).as_posix()
+
+
+def read_label_file(text: str, where: str, by_path: bool = False) -> list[Sample]:
+    """The images of a label file in its own order, each under its stem, or its path. Raises DbnetError with the line
+    at fault.
+    """
     samples = []
-    for line_where, stem, (entries, *_) in rows(text, where):
-        texts, polygons = [], []
-        for entry in entries:
-            if not isinstance(entry, dict) or not isinstance(entry.get("transcription"), str):
-                raise DbnetError(f"{line_where}: a label without a transcription; labels are {LINE}, and lines "
-                                 f"without transcriptions are results")
-            texts.append(entry["transcription"])
-            polygons.append(json_polygon(entry.get("points"), line_where))
-        samples.append(Sample(Path(stem), polygons, np.array([t in DO_NOT_CARE for t in texts], bool), texts))
+    for line_where, stem, (entries, *_) in rows(text, where, by_path):
+        labels = [label_of(entry, line_where) for entry in entries]
+        samples.append(sample_of(Path(stem), labels))
     return samples
+
+
+def label_of(entry: Any, where: str) -> tuple[str, np.ndarray]:
+    """Transcription and polygon of one value of a line's list. Raises DbnetError, naming `where`."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("transcription"), str):
+        raise DbnetError(f"{where}: a label without a transcription; labels are {LINE}, and lines "
+                         f"without transcriptions are results")
+    return entry["transcription"], json_polygon(entry.get("points"), where)
+
+
+def sample_of(image: Path, labels: Sequence[tuple[str, np.ndarray]]) -> Sample:
+    """The labels (transcription, polygon) of one image."""
+    texts = [text for text, _ in labels]
+    return Sample(image, [polygon for _, polygon in labels], np.array([t in DO_NOT_CARE for t in texts], bool), texts)
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,35 +70,51 @@ def read_labels(path: str | Path, dataset: str | None = None) -> Labels:
 
 
 def _read_folder(path: Path, texts: Mapping[str, str], dataset: str | None) -> Labels:
-    if all(RESULT.match(name) for name in texts):
-        raise DbnetError(f"{path}: holds results ({min(texts)}), not labels; are --gt and --results the other way "
+    files = label_files(path, texts)
+    dataset = dataset or told_dataset(path, {name: texts[name] for name in files.values()})
+    parse = PARSERS[dataset]
+    samples = [parse(texts[name], where_of(path, name), Path(stem)) for stem, name in files.items()]
+    return Labels(dataset, samples)
+
+
+def label_files(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Stem of the image -> the one of `names`, the files in `path`, that has its labels; in natural order.
+
+    Raises DbnetError if they are results, or two files are for one image.
+    """
+    if all(RESULT.match(name) for name in names):
+        raise DbnetError(f"{path}: holds results ({min(names)}), not labels; are --gt and --results the other way "
                          f"round?")
     # As the official scripts do: where labels are marked by their names, other files are none.
-    marked = [name for name in texts if PREFIX.match(name) or name.lower().endswith(".gt")]
+    marked = [name for name in names if PREFIX.match(name) or name.lower().endswith(".gt")]
     files: dict[str, str] = {}
-    for name in sorted(marked or texts, key=natural_order):
+    for name in sorted(marked or names, key=natural_order):
         stem = PREFIX.sub("", image_stem(Path(name).stem))
         if stem in files:
             raise DbnetError(f"{path}: {files[stem]} and {name} are both labels of {stem}; keep the one that counts")
         files[stem] = name
-    dataset = dataset or _told(path, {name: texts[name] for name in files.values()})
-    parse = PARSERS[dataset]
-    samples = [parse(texts[name], f"{path}/{name}" if path.name != name else f"{path}", Path(stem))
-               for stem, name in files.items()]
-    return Labels(dataset, samples)
+    return files
+
+
+def where_of(path: Path, name: str) -> str:
+    """What errors call the file `name` of `path`, which may be that file itself."""
+    return f"{path}/{name}" if path.name != name else f"{path}"
 
 
 # Telling --------------------------------------------------------------------------------------------------------------
 
 
-def _told(path: Path, texts: Mapping[str, str]) -> str:
-    """The one data set that names and lines fit."""
+def told_dataset(path: Path, texts: Mapping[str, str], advice: str = "say --format") -> str:
+    """The one data set that names and lines of the texts (name -> text) fit.
+
+    Raises DbnetError with the names that would do, behind `advice`.
+    """
     for suffix, dataset in ((".gt", "td500"), (".xml", "ctw1500")):
         if all(name.lower().endswith(suffix) for name in texts):
             return dataset
     names = {dataset for dataset, pattern in NAMES.items()
              if all(pattern.fullmatch(image_stem(Path(name).stem)) for name in texts)}
-    lines = _by_lines(texts.values())
+    lines = by_lines(texts.values())
     if lines is None:
         # Nothing in the files speaks for another data set, or all of them are empty.
         fitting = names - {"mlt2017"}
@@ -108,13 +124,12 @@ def _told(path: Path, texts: Mapping[str, str]) -> str:
         return fitting.pop()
     if fitting:
         raise DbnetError(f"{path}: cannot tell which labels these are: {' or '.join(sorted(fitting))} would fit "
-                         f"{min(texts)}; say --format {'|'.join(sorted(fitting))}")
+                         f"{min(texts)}; {advice} {'|'.join(sorted(fitting))}")
     hint = "they may be results; " if all(map(_is_result, texts.values())) else ""
-    raise DbnetError(f"{path}: cannot tell which labels these are ({min(texts)}); {hint}say --format "
-                     f"{'|'.join(PARSERS)}")
+    raise DbnetError(f"{path}: cannot tell which labels these are ({min(texts)}); {hint}{advice} {'|'.join(PARSERS)}")
 
 
-def _by_lines(texts: Iterable[str]) -> set[str] | None:
+def by_lines(texts: Iterable[str]) -> set[str] | None:
     """The data sets whose form nearly all lines have; None where there are no lines, or none of a known form."""
     counts: Counter[str] = Counter()
     total = 0
