@@ -1,0 +1,86 @@
+"""Sizes of many images from the beginnings of their files, as they are stored (EXIF turns nothing)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+#: State of an image file: read, not there, there but no image.
+FOUND, MISSING, UNREADABLE = 0, 1, 2
+#: Bytes that are read of a file: enough for nearly all, for those with a thumbnail, and then all of it.
+BEGINNINGS = (1024, 2**18)
+#: No image of a data set is larger.
+MOST_BYTES = 2**28
+#: JPEG markers that begin a frame header, and those without a length.
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+BARE = frozenset((0x01, *range(0xD0, 0xD8)))
+
+
+def read_sizes(root: str, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) int64, width and height in pixels of the images `names` below the folder `root`, and (N,) states."""
+    sizes, states = np.zeros((len(names), 2), np.int64), np.zeros(len(names), np.uint8)
+    for i, name in enumerate(names):
+        try:
+            size = _read_size(f"{root}/{name}")
+        except (FileNotFoundError, NotADirectoryError):
+            states[i] = MISSING
+        except (OSError, ValueError, cv2.error):  # a name with a NUL in it, for one
+            states[i] = UNREADABLE
+        else:
+            if size is None:
+                states[i] = UNREADABLE
+            else:
+                sizes[i] = size
+    return sizes, states
+
+
+def _read_size(path: str) -> tuple[int, int] | None:
+    # Bare system calls: Python's own files take ten times as long. Without O_NONBLOCK a named pipe would wait.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for length in BEGINNINGS:
+            begin = os.pread(handle, length, 0)
+            size = _jpeg_size(begin) if begin.startswith(b"\xff\xd8") else _told_size(begin)
+            if size is not None:
+                return size if size[0] and size[1] else None
+            if len(begin) < length:
+                break
+        if os.fstat(handle).st_size > MOST_BYTES:
+            return None
+    finally:
+        os.close(handle)
+    data = np.fromfile(path, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    return None if image is None else (image.shape[1], image.shape[0])
+
+
+def _jpeg_size(begin: bytes) -> tuple[int, int] | None:
+    """From the frame header; None if it does not come."""
+    at = 2
+    while at + 9 <= len(begin) and begin[at] == 0xFF:
+        marker = begin[at + 1]
+        if marker in FRAMES:
+            height, width = struct.unpack_from(">HH", begin, at + 5)
+            return width, height
+        if marker == 0xFF:  # filling
+            at += 1
+        elif marker in BARE:
+            at += 2
+        else:
+            at += 2 + (begin[at + 2] << 8 | begin[at + 3])
+    return None
+
+
+def _told_size(begin: bytes) -> tuple[int, int] | None:
+    """Of a PNG, or of a GIF, which OpenCV may not read; None for anything else."""
+    if begin.startswith(b"\x89PNG\r\n\x1a\n") and begin[12:16] == b"IHDR" and len(begin) >= 24:
+        width, height = struct.unpack_from(">II", begin, 16)
+    elif begin.startswith((b"GIF87a", b"GIF89a")) and len(begin) >= 10:
+        width, height = struct.unpack_from("<HH", begin, 6)
+    else:
+        return None
+    return width, height
