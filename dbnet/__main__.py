@@ -21,6 +21,10 @@ COMMANDS = {
     "inspect": ("dbnet.cli.inspect:inspect", "Say what a weight file holds."),
     "compare": ("dbnet.cli.compare:compare", "Compare two weight files tensor by tensor."),
     "evaluate": ("dbnet.cli.evaluate:evaluate", "Score a model on a data set."),
+    "train": ("dbnet.cli.train:train", "Train a detector as a recipe says, in PyTorch or MindSpore."),
+    "data": ("dbnet.cli.data:data", "Convert, check and show data sets as they were published."),
+    "recipe": ("dbnet.cli.recipe:recipe", "Show a recipe (MindOCR's YAML), or list those of this package."),
+    "detect": ("dbnet.cli.detect:detect", "Find the texts in images: boxes, and pictures of them."),
     "specs": ("dbnet.cli.specs:specs", "List the known networks with their sizes."),
     "demo": ("dbnet.cli.demo:demo", "Convert, run and compare an embedded model; write a report."),
 }

@@ -30,13 +30,13 @@ class Prepared:
     resized_size: tuple[int, int]
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, ignore_orientation: bool = False) -> np.ndarray:
     """Reads an image file: (H, W, 3) uint8, BGR.
 
-    Turned as its EXIF orientation says, like `cv2.imread` in all the projects; grey becomes BGR, an alpha channel is
-    dropped, 16 bits become 8. Raises DbnetError if the file is missing or is no image.
+    Turned as its EXIF orientation says, like `cv2.imread` in all the projects, unless `ignore_orientation`; grey
+    becomes BGR, an alpha channel is dropped, 16 bits become 8. Raises DbnetError if the file is missing or is no image.
     """
-    return decode_image(read_bytes(path), path)
+    return decode_image(read_bytes(path), path, ignore_orientation)
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
@@ -47,10 +47,11 @@ def read_bytes(path: str | Path) -> np.ndarray:
         raise DbnetError(f"{path}: cannot be read ({error.strerror or error}); give an image file") from error
 
 
-def decode_image(data: np.ndarray, path: str | Path) -> np.ndarray:
+def decode_image(data: np.ndarray, path: str | Path, ignore_orientation: bool = False) -> np.ndarray:
     """The image in the bytes of a file, as `read_image` returns it; `path` names the file in errors."""
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if ignore_orientation else 0)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error as error:
         raise DbnetError(f"{path}: cannot be decoded ({error.err}); give a JPEG or PNG file") from error
     if image is None:
@@ -98,10 +99,14 @@ def _resized_size(height: int, width: int, pixels: PixelFormat) -> tuple[int, in
         if height < width:
             return short, math.ceil(short / height * width / STRIDE) * STRIDE
         return math.ceil(short / width * height / STRIDE) * STRIDE, short
-    if pixels.resize == "short_side_min":  # PaddleOCR 2 DetResizeForTest; version 3 also shrinks to 4000 pixels
+    if pixels.resize == "grid":
+        return math.ceil(height / STRIDE) * STRIDE, math.ceil(width / STRIDE) * STRIDE
+    if pixels.resize in ("short_side_min", "limit_min"):  # PaddleOCR 3's DetResizeForTest also shrinks to 4000 pixels
         ratio = max(1.0, target_height / min(height, width))
-        return _round_to_stride(int(height * ratio)), _round_to_stride(int(width * ratio))
-    ratio = min(target_height / height, target_width / width)  # MindOCR DetResize(keep_ratio=True, padding=True)
+    elif pixels.resize == "limit_max":
+        ratio = min(1.0, target_height / max(height, width))
+    else:  # MindOCR DetResize(keep_ratio=True), padded or not
+        ratio = min(target_height / height, target_width / width)
     return _round_to_stride(int(height * ratio)), _round_to_stride(int(width * ratio))
 
 

@@ -27,7 +27,8 @@ SeGate = Literal["none", "sigmoid", "hard_sigmoid", "hard_sigmoid_0.2"]
 Fusion = Literal["concat", "asf"]
 StepFunction = Literal["paper", "mindocr"]
 Colour = Literal["RGB", "BGR"]
-ResizeRule = Literal["stretch", "keep_ratio_pad", "short_side", "short_side_min"]
+ResizeRule = Literal["stretch", "keep_ratio_pad", "short_side", "short_side_min", "keep_ratio", "limit_min",
+                     "limit_max", "grid"]
 BoxRuleName = Literal["mindocr", "mhliao", "paddle", "mmocr"]
 BoxType = Literal["quad", "poly"]
 ScoreMode = Literal["fast", "slow"]
@@ -41,6 +42,10 @@ class PixelFormat:
     resize: `stretch` to `size` (height, width); `keep_ratio_pad` into `size`, padded bottom/right with zeros before
       normalisation (MindOCR); `short_side`: the shorter side becomes size[0], the longer is rounded up to /32
       (MhLiao/DB); `short_side_min`: enlarged only if the shorter side is below size[0], sides rounded to /32 (Paddle).
+      MindOCR's other ways, sides rounded to /32: `keep_ratio` into `size` without padding; `limit_min`, the sizes of
+      `short_side_min`; `limit_max`: shrunk only if the longer side is above size[0]; `grid`: not scaled but to the
+      next /32, whatever `size` says.
+    ignore_orientation: the image stays as it is stored, whatever its EXIF orientation says.
     """
 
     colour: Colour
@@ -48,6 +53,7 @@ class PixelFormat:
     std: tuple[float, float, float]
     resize: ResizeRule
     size: tuple[int, int]
+    ignore_orientation: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,13 +116,14 @@ SEMANTIC_FIELDS = tuple(f.name for f in fields(ModelSpec) if f.name not in ("nam
 #: Of these, the ones that only training sees.
 TRAINING_FIELDS = ("step_function", "k")
 
-_IMAGENET_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
-_IMAGENET_STD = (255 * 0.229, 255 * 0.224, 255 * 0.225)
+#: Of RGB, in units of 0..255.
+IMAGENET_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
+IMAGENET_STD = (255 * 0.229, 255 * 0.224, 255 * 0.225)
 
-MINDOCR_PIXELS = PixelFormat("RGB", _IMAGENET_MEAN, _IMAGENET_STD, "stretch", (736, 1280))
+MINDOCR_PIXELS = PixelFormat("RGB", IMAGENET_MEAN, IMAGENET_STD, "stretch", (736, 1280))
 MINDOCR_PP_PIXELS = replace(MINDOCR_PIXELS, resize="keep_ratio_pad", size=(1152, 2048))
 #: Paddle reads BGR but subtracts ImageNet's numbers in RGB order.
-PADDLE_PIXELS = PixelFormat("BGR", _IMAGENET_MEAN, _IMAGENET_STD, "short_side_min", (736, 736))
+PADDLE_PIXELS = PixelFormat("BGR", IMAGENET_MEAN, IMAGENET_STD, "short_side_min", (736, 736))
 #: MhLiao/DB subtracts the RGB mean from BGR pixels, and divides by 255 only.
 MHLIAO_PIXELS = PixelFormat("BGR", (122.67891434, 116.66876762, 104.00698793), (255.0, 255.0, 255.0),
                             "short_side", (736, 736))

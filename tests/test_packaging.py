@@ -19,6 +19,8 @@ from dbnet.version import VERSION
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TOP_LEVEL = ("dbnet", *PACKAGES)
+#: A folder of the wheel that holds no modules.
+RECIPES = "configs"
 
 
 def repository_files() -> list[Path]:
@@ -54,7 +56,7 @@ def modules_in_the_tree() -> set[str]:
 def test_packages_are_all_listed():
     found = {".".join(path.parent.relative_to(ROOT).parts) for package in TOP_LEVEL
              for path in (ROOT / package).rglob("__init__.py")}
-    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted({*found, RECIPES})
 
 
 def test_no_folder_of_modules_lacks_its_init():
@@ -69,9 +71,20 @@ def test_wheel_holds_every_module(wheel):
 def test_wheel_holds_the_data_it_needs(wheel):
     data = {name for name in wheel.namelist() if not name.endswith(".py") and ".dist-info/" not in name}
     expected = {str(path.relative_to(ROOT)) for path in repository_files()
-                if path.relative_to(ROOT).parts[0] in TOP_LEVEL and path.suffix not in (".py", ".md")}
-    assert "parity/known_differences.toml" in data
+                if path.relative_to(ROOT).parts[0] in (*TOP_LEVEL, RECIPES) and path.suffix not in (".py", ".md")}
+    assert {"parity/known_differences.toml", "configs/published.yaml", "configs/db_r50_icdar15.yaml"} <= data
     assert data == expected
+
+
+def test_recipes_are_found_where_the_wheel_is_installed(wheel, tmp_path):
+    """From another folder, with nothing of the checkout on the path."""
+    wheel.extractall(tmp_path / "site")
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run([sys.executable, "-P", "-m", "dbnet", "recipe", "show", "db_r18_td500"], text=True,
+                          cwd=tmp_path / "elsewhere", capture_output=True, check=False,
+                          env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("[db_r18_td500]\nsystem.mode = 0  # seed default\n")
 
 
 def test_wheel_metadata(wheel):
@@ -92,7 +105,7 @@ def test_wheel_is_small(wheel):
 def test_required_dependencies_are_the_agreed_ones():
     names = {re.match(r"[\w-]+", line).group().lower() for line in PYPROJECT["project"]["dependencies"]}
     assert names == {"numpy", "ml_dtypes", "onnx", "safetensors", "opencv-python", "pyclipper", "shapely", "pyyaml",
-                     "click", "rich"}
+                     "click", "rich", "pillow"}
 
 
 def test_constraints_pin_every_dependency():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,34 +13,36 @@ from click.core import ParameterSource
 
 from dbnet.cli.evaluate_options import (
     BOX_SETTINGS,
+    OWN_PROTOCOL,
     box_options,
-    chosen_boxes,
-    combinations,
     jsonl_file,
     protocol_names,
     sweep_settings,
 )
 from dbnet.cli.options import SOURCE_SETTINGS, PathArgument, json_option, source_options
+from dbnet.cli.recipe_options import RecipeCommand, opt_option
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
 
-DATASETS = ("icdar2015",)
+DATASETS = tuple(OWN_PROTOCOL)
 RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: Where a data set's files lie below --root.
 DATA_PARTS = ("images", "gt", "test/images", "test/gt")
-#: The protocol that a data set's numbers are published by.
-OWN_PROTOCOL = {"icdar2015": "rrc", "mlt2017": "mlt2017", "ctw1500": "ctw1500", "totaltext": "totaltext",
-                "td500": "td500"}
 
 
-@click.command()
+@click.command(cls=RecipeCommand)
 @click.argument("model", type=PathArgument, required=False)
+@click.option("-c", "--config", "recipe", metavar="RECIPE",
+              help="A recipe (MindOCR's YAML, or a name of dbnet recipe list): its data, pixels and boxes, and unless "
+                   "MODEL is given its eval.ckpt_load_path.")
+@opt_option
 @click.option("--dataset", type=click.Choice(DATASETS), default="icdar2015", show_default=True,
               help="How --root is laid out.")
 @click.option("--root", type=PathArgument,
-              help="Folder (or the one above test/) with images/ and gt/ or gt.zip. The images that exist are scored.")
+              help="Folder of the data set as it was published; with -c: the recipe's dataset_root. For icdar2015 (or "
+                   "the folder above test/) images/ and gt/ or gt.zip; the images that exist are scored.")
 @click.option("--results", type=PathArgument,
               help="Instead of MODEL: a detector's result files, folder or zip, in a data set's submission format.")
 @click.option("--gt", type=PathArgument, help="With --results: the ground truth, folder or zip; no images needed.")
@@ -64,27 +65,56 @@ OWN_PROTOCOL = {"icdar2015": "rrc", "mlt2017": "mlt2017", "ctw1500": "ctw1500", 
 @json_option
 @box_options
 @source_options
-def evaluate(model: Path | None, root: Path | None, results: Path | None, gt: Path | None, images: int,
-             json_path: str | None, **given: Any) -> None:
+def evaluate(model: Path | None, recipe: str | None, results: Path | None, json_path: str | None, images: int,
+             **given: Any) -> None:
     """Score MODEL (any supported format) on a data set, or anybody's result files against a ground truth.
 
     The pixel format is the model's own, from the record in the file or from its dialect, and so is the box rule unless
-    options say otherwise. The 95 % interval of the F-score comes from drawing the images again 2000 times (bootstrap).
+    options or a recipe say otherwise. The 95 % interval of the F-score comes from drawing the images again 2000 times
+    (bootstrap).
     """
-    if model is not None and results is None:
+    from dbnet.cli import evaluate_model, evaluate_results
+    if results is None:
+        _check_model_options(json_path, model, given)
+    if recipe is not None and results is None:
+        _refuse_others("-c", {"gt", "form", "dataset"})
+        title, evaluation = _of_model(json_path, evaluate_model.of_recipe(model, recipe, **_taken(
+            given, "overrides", "root", "protocols", "limit")), given)
+    elif model is not None and results is None:
         _refuse_others("MODEL", {"gt", "form"})
-        del given["form"]
-        _keep(json_path, model, given["save"], *(root / part for part in DATA_PARTS if root is not None))
-        title, evaluation = _of_model(model, _needed("MODEL", root, "--root"), json_path == "-", **given)
+        _refuse_others("MODEL without -c", {"overrides"})
+        _needed("MODEL", given["root"], "--root, or -c RECIPE")
+        title, evaluation = _of_model(json_path, evaluate_model.of_dataset(model, **_taken(
+            given, "dataset", "root", "protocols", "limit")), given)
     elif results is not None and model is None:
-        _refuse_others("--results", {"root", "dataset", "save", "runner", "device", "threads", *BOX_SETTINGS,
-                                     *SOURCE_SETTINGS})
+        _refuse_others("--results", {"recipe", "overrides", "root", "dataset", "save", "runner", "device", "threads",
+                                     *BOX_SETTINGS, *SOURCE_SETTINGS})
+        gt = _needed("--results", given["gt"], "--gt")
         _keep(json_path, results, gt)
-        title, evaluation = _of_results(results, _needed("--results", gt, "--gt"), given["form"], given["protocols"],
-                                        given["swept"], given["limit"])
+        title, evaluation = evaluate_results.run(results, gt, **_taken(given, "form", "protocols", "swept", "limit"))
     else:
-        raise click.UsageError("give either MODEL and --root, or --results and --gt")
+        raise click.UsageError("give MODEL and --root, or -c RECIPE, or --results and --gt")
     _report(title, evaluation, images, json_path)
+
+
+def _taken(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: given[name] for name in names}
+
+
+def _check_model_options(json_path: str | None, model: Path | None, given: dict[str, Any]) -> None:
+    """Before anything is read."""
+    if "score" in given["swept"]:
+        raise click.UsageError("--sweep score is for --results; with a model sweep box_thresh")
+    root = given["root"]
+    _keep(json_path, model, given["save"], *(root / part for part in DATA_PARTS if root is not None))
+
+
+def _of_model(json_path: str | None, job: Any, given: dict[str, Any]) -> tuple[str, Evaluation]:
+    from dbnet.cli import evaluate_model
+    _keep(json_path, job.model, *job.labels, *{sample.image.parent for sample in job.samples})
+    with _progress(len(job.samples), json_path == "-") as advance:
+        return evaluate_model.run(job, advance, **_taken(given, "swept", "save", "runner", "device", "threads", "boxes",
+                                                         "options"))
 
 
 def _needed(what: str, given: Path | None, option: str) -> Path:
@@ -109,62 +139,6 @@ def _keep(json_path: str | None, *inputs: Path | None) -> None:
     for path in inputs:
         if path is not None and path.resolve() in (report, *report.parents):
             raise DbnetError(f"{report}: belongs to {path}, which this command needs; name another file for --json")
-
-
-def _of_model(model: Path, root: Path, quiet: bool, *, dataset: str, protocols: tuple[str, ...],
-              swept: dict[str, list[Any]], save: Path | None, runner: str | None, device: str | None,
-              limit: int | None, threads: int | None, boxes: dict[str, Any], options: Any) -> tuple[str, Evaluation]:
-    from dbnet.datasets import icdar2015
-    from evaluation.evaluate import evaluate as run
-    from evaluation.runners import open_runner
-    if "score" in swept:
-        raise click.UsageError("--sweep score is for --results; with a model sweep box_thresh")
-    samples = icdar2015.load(root)[:limit]
-    opened = open_runner(model, runner=runner, device=device, stages=("probability",), threads=threads, options=options,
-                         concurrent=True)
-    spec = opened.spec
-    rule = chosen_boxes(spec.boxes, boxes)
-    with _progress(len(samples), quiet) as advance:
-        evaluation = run(opened, samples, spec.pixels, rule, protocols or (OWN_PROTOCOL[dataset],),
-                         sweep=combinations(rule, swept), save=save, progress=advance)
-    resumed = f", {evaluation.resumed} of them from {save}" if evaluation.resumed else ""
-    title = (f"{model.name}: {spec.name} on {opened.name} ({opened.device}), {len(samples)} images of {dataset}"
-             f"{resumed}; pixels {spec.pixels.colour} {spec.pixels.resize} {spec.pixels.size}; boxes {_told(rule)}")
-    return title, evaluation
-
-
-def _told(rule: Any) -> str:
-    own = f" {rule.score_mode}{' dilated' if rule.dilation else ''}" if rule.rule == "paddle" else ""
-    return (f"{rule.rule}{own} {rule.box_type}, binary_thresh {rule.binary_thresh:g}, box_thresh {rule.box_thresh:g}, "
-            f"unclip_ratio {rule.unclip_ratio:g}, max_candidates {rule.max_candidates}")
-
-
-def _of_results(results: Path, gt: Path, form: str | None, protocols: tuple[str, ...], swept: dict[str, list[Any]],
-                limit: int | None) -> tuple[str, Evaluation]:
-    from dbnet.datasets.labels import read_labels
-    from evaluation.evaluate import evaluate_results
-    from evaluation.result_order import told_names, told_order
-    from evaluation.results import by_sample, read_results
-    if set(swept) - {"score"}:
-        raise click.UsageError("result files hold boxes and scores, no maps: only --sweep score=... can be varied")
-    labels = read_labels(gt, form)
-    found = told_names(read_results(results, form or labels.dataset), labels.samples)
-    found = told_order(found, labels.samples)
-    matched = by_sample(found, labels.samples)
-    samples, detections = labels.samples[:limit], matched[:limit]
-    names = protocols or (OWN_PROTOCOL.get(labels.dataset, "rrc"),)
-    evaluation = evaluate_results(samples, detections, names, score_thresholds=swept.get("score", ()))
-    notes = found.notes
-    if limit is None and len(found.detections) < len(samples):  # else it is not known whose results are missing
-        notes = [*notes, f"{len(samples) - len(found.detections)} of {len(samples)} images have no result: taken as no "
-                         f"detections in them"]
-    if (swept or "mmocr" in names) and all(d.score == 1 for image in detections for d in image):
-        notes = [*notes, "every detection has the score 1, so a threshold on scores changes nothing"]
-    settings = evaluation.settings | {"results": str(results), "format": found.format, "gt": str(gt),
-                                      "dataset": labels.dataset, "notes": notes}
-    title = (f"{results.name} ({found.format}): {sum(map(len, detections))} detections; {gt.name} ({labels.dataset}): "
-             f"{len(samples)} images with {sum(len(sample.polygons) for sample in samples)} texts")
-    return title, replace(evaluation, settings=settings)
 
 
 def _report(title: str, evaluation: Evaluation, images: int, json_path: str | None) -> None:

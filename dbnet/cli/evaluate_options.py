@@ -16,6 +16,9 @@ from dbnet.spec import BoxRule, BoxRuleName, BoxType, ScoreMode
 
 #: Settings of `BoxRule` by their names on the command line.
 BOX_SETTINGS = tuple(field.name for field in fields(BoxRule))
+#: The protocol that a data set's numbers are published by.
+OWN_PROTOCOL = {"icdar2015": "rrc", "mlt2017": "mlt2017", "ctw1500": "ctw1500", "totaltext": "totaltext",
+                "td500": "td500"}
 #: More would take hours, and the best of so many says nothing.
 MAX_COMBINATIONS = 1000
 

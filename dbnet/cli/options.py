@@ -63,11 +63,12 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--json FILE; `-` is standard output, and nothing else is then printed there. Checked before the command runs."""
-    return click.option("--json", "json_path", metavar="FILE", callback=_checked,
+    return click.option("--json", "json_path", metavar="FILE", callback=json_checked,
                         help="Write the result as JSON; - for standard output.")(command)
 
 
-def _checked(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
+def json_checked(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
+    """The path of --json, if it may be written."""
     if path is not None and path != "-":
         from converters.writing import check_report
         check_report(Path(path))

@@ -1,0 +1,175 @@
+"""`dbnet evaluate MODEL` and `-c RECIPE`: a model on a data set, by its own settings or by a recipe's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dbnet.cli.evaluate_options import OWN_PROTOCOL, chosen_boxes, combinations
+from dbnet.errors import DbnetError
+from dbnet.sample import Sample
+from dbnet.spec import TRAINING_FIELDS, BoxRule, ModelSpec, PixelFormat
+
+if TYPE_CHECKING:
+    from dbnet.recipe import Recipe
+    from evaluation.evaluate import Evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be scored.
+
+    data: the data set or recipe, for people. labels: files that must stay. spec: what the model has to be, and whose
+    pixels and boxes are taken; None takes the model's own. settings: for the report.
+    """
+
+    model: Path
+    samples: list[Sample]
+    data: str
+    protocols: tuple[str, ...]
+    labels: tuple[Path, ...] = ()
+    spec: ModelSpec | None = None
+    notes: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+def of_dataset(model: Path, dataset: str, root: Path, protocols: tuple[str, ...], limit: int | None) -> Job:
+    """MODEL on a data set as it was published."""
+    from dbnet.datasets import sources
+    try:
+        samples = sources.load(dataset, root=root)
+    except DbnetError as error:
+        told, options, _ = str(error).partition("; give them with --labels")  # options of dbnet data
+        hint = "; labels lie beside images/ or as they were published, else prepare them (dbnet data) for -c RECIPE"
+        raise DbnetError(told + hint * bool(options)) from error
+    if not samples:
+        raise DbnetError(f"{root}: no images of {dataset} to evaluate")
+    return Job(model, samples[:limit], dataset, protocols or (OWN_PROTOCOL[dataset],))
+
+
+def of_recipe(model: Path | None, recipe: str, overrides: Sequence[str], root: Path | None, protocols: tuple[str, ...],
+              limit: int | None) -> Job:
+    """What MindOCR's `tools/eval.py -c RECIPE` does. MODEL goes before eval.ckpt_load_path, --root before dataset_root.
+
+    Raises DbnetError if the recipe is not understood, has nothing to evaluate, or its model or data are not there.
+    """
+    from dbnet.recipe import read_recipe
+    read = read_recipe(recipe, overrides)
+    if model is not None and read.origins.get("eval.ckpt_load_path") == "command line":
+        raise click.UsageError("MODEL and -o eval.ckpt_load_path=... name a model both; give one of them")
+    if root is not None and read.origins.get("eval.dataset.dataset_root") == "command line":
+        raise click.UsageError("--root and -o eval.dataset.dataset_root=... name a folder both; give one of them")
+    read = read if root is None else read.with_root(root)
+    spec = read.spec()
+    read.need("eval")
+    model = model or _own_model(read)
+    samples = _samples(read)[:limit]
+    if not samples:
+        raise DbnetError(f"{read.where('eval.dataset.label_file')}: no images to evaluate")
+    notes = () if protocols else (
+        "scored by mindocr, the metric of MindOCR's recipes and tables; a data set's official score is another one: "
+        "--protocol rrc, td500, ctw1500, totaltext or mlt2017, or several side by side",)
+    return Job(model, samples, f"recipe {read.name}", protocols or ("mindocr",),
+               (read.file, *(part.label_file for part in read.eval_data)), spec, notes + _published(read),
+               (("recipe", read.label),))
+
+
+def _own_model(recipe: Recipe) -> Path:
+    """eval.ckpt_load_path."""
+    path = "eval.ckpt_load_path"
+    value = recipe.get(path, None)
+    hint = f"name MODEL, or give -o {path}=..."
+    if not value:
+        raise DbnetError(f"{recipe.where(path)} names no model; {hint}")
+    if "://" in value:
+        raise DbnetError(f"{recipe.where(path)}: {value} is an address; download it, then {hint}")
+    if not Path(value).exists():
+        raise DbnetError(f"{recipe.where(path)}: {value}: no such file; {hint}")
+    return Path(value)
+
+
+def _samples(recipe: Recipe) -> list[Sample]:
+    """Of all label files of eval.dataset, of each the first part that sample_ratio leaves, as in MindOCR."""
+    from dbnet.datasets.prepared import load_prepared
+    kind = recipe.get("eval.dataset.type")
+    if kind != "DetDataset":
+        raise DbnetError(f"{recipe.where('eval.dataset.type')}: {kind} is not evaluated, only DetDataset")
+    samples: list[Sample] = []
+    for data in recipe.eval_data:
+        for what, path in (("data_dir", data.images), ("label_file", data.label_file)):
+            if not path.exists():
+                raise DbnetError(f"{recipe.where(f'eval.dataset.{what}')}: {path}: not found{_beside(path)}; --root or "
+                                 f"-o eval.dataset.dataset_root=... names the folder above it")
+        found = load_prepared(data.label_file, data.images)
+        samples += found[:round(len(found) * data.ratio)]
+    return samples
+
+
+def _beside(path: Path) -> str:
+    """The text files that do lie there: a set may have its labels under another name."""
+    names = sorted(file.name for file in path.parent.glob("*.txt"))[:5] if path.suffix == ".txt" else []
+    return f" ({path.parent} has {', '.join(names)})" if names else ""
+
+
+def _published(recipe: Recipe) -> tuple[str, ...]:
+    """What the seed publishes for a recipe of this package that was not changed on the command line."""
+    from dbnet.recipe_configs import CONFIGS, published
+    own = recipe.file.resolve().parent == CONFIGS
+    changed = [path for path, origin in recipe.origins.items()
+               if "command line" in origin and path not in ("eval.ckpt_load_path", "eval.dataset.dataset_root",
+                                                            "train.dataset.dataset_root")]
+    rows = [row for row in published() if row.recipe == recipe.name and row.fscore] if own and not changed else []
+    told = [f"recall {row.recall:.2f}, precision {row.precision:.2f}, f-score {row.fscore:.2f} % (Ascend {row.chip})"
+            for row in rows]
+    return (f"the seed publishes for {recipe.name}, by mindocr: {'; '.join(told)}",) if told else ()
+
+
+def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, list[Any]], save: Path | None,
+        runner: str | None, device: str | None, threads: int | None, boxes: dict[str, Any],
+        options: Any) -> tuple[str, Evaluation]:
+    """What is told first, and the evaluation. Raises DbnetError, also for a model that is not the recipe's network."""
+    from evaluation.evaluate import evaluate
+    from evaluation.runners import open_runner
+    opened = open_runner(job.model, runner=runner, device=device, stages=("probability",), threads=threads,
+                         options=options, concurrent=True)
+    chosen, notes = opened.spec, list(job.notes)
+    if job.spec is not None:
+        _check_network(job, opened.spec)
+        chosen = job.spec
+        if chosen.pixels != opened.spec.pixels:
+            notes.append(f"pixels are the recipe's ({_pixels(chosen.pixels)}), not the model's own "
+                         f"({_pixels(opened.spec.pixels)})")
+    rule = chosen_boxes(chosen.boxes, boxes)
+    evaluation = evaluate(opened, job.samples, chosen.pixels, rule, job.protocols, sweep=combinations(rule, swept),
+                          save=save, progress=progress)
+    if job.spec is not None:
+        evaluation = replace(evaluation, settings=evaluation.settings | dict(job.settings) | {"notes": notes})
+    resumed = f", {evaluation.resumed} of them from {save}" if evaluation.resumed else ""
+    title = (f"{job.model.name}: {opened.spec.name} on {opened.name} ({opened.device}), {len(job.samples)} images of "
+             f"{job.data}{resumed}; pixels {_pixels(chosen.pixels)}; boxes {_told(rule)}")
+    return title, evaluation
+
+
+def _check_network(job: Job, found: ModelSpec) -> None:
+    wanted = job.spec or found
+    differing = [f"{name} is {value}, the recipe says {wanted.semantics()[name]}"
+                 for name, value in (found.relevant_semantics() | {"backbone": found.backbone}).items()
+                 if name not in TRAINING_FIELDS and value != wanted.semantics()[name]]
+    if differing:
+        first = [text for text in differing if text.startswith("backbone")] or differing
+        raise DbnetError(f"{job.model}: is not the network of {job.data}: {'; '.join(first)}; take the recipe of this "
+                         f"model, or score it by its own settings: dbnet evaluate MODEL --root DIR")
+
+
+def _pixels(pixels: PixelFormat) -> str:
+    return f"{pixels.colour} {pixels.resize} {pixels.size}{' as stored' if pixels.ignore_orientation else ''}"
+
+
+def _told(rule: BoxRule) -> str:
+    own = f" {rule.score_mode}{' dilated' if rule.dilation else ''}" if rule.rule == "paddle" else ""
+    return (f"{rule.rule}{own} {rule.box_type}, binary_thresh {rule.binary_thresh:g}, box_thresh {rule.box_thresh:g}, "
+            f"unclip_ratio {rule.unclip_ratio:g}, max_candidates {rule.max_candidates}")

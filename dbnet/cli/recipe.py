@@ -1,0 +1,96 @@
+"""dbnet recipe"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dbnet.cli.options import json_checked, print_table, write_json
+from dbnet.cli.recipe_options import RecipeCommand, opt_option
+from dbnet.errors import DbnetError
+
+
+@click.group()
+def recipe() -> None:
+    """Recipes: MindOCR's YAML files for DBNet, and those of this package."""
+
+
+class _JsonCommand(RecipeCommand):
+    """A command whose --json may stand alone: what follows is its file only if it ends in .json, or is -."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        following = [*args[1:], ""][:len(args)]
+        return super().parse_args(ctx, [
+            "--json=-" if arg == "--json" and not (after == "-" or after.lower().endswith(".json")) else arg
+            for arg, after in zip(args, following, strict=True)])
+
+
+def _json(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "json_path", metavar="[FILE.json]", callback=json_checked,
+                        help="Write as JSON; alone: to standard output.")(command)
+
+
+@recipe.command(cls=_JsonCommand)
+@click.argument("file")
+@opt_option
+@click.option("--all", "absent", is_flag=True, help="Also keys that are left out and what MindOCR's code then takes.")
+@_json
+def show(file: str, overrides: tuple[str, ...], absent: bool, json_path: str | None) -> None:
+    """Print the effective settings of FILE, or of a recipe by its name, and where each comes from.
+
+    One line for each: `key = value  # file:line`, `# command line` or `# seed default`.
+    """
+    from dbnet.recipe import read_recipe
+    read = read_recipe(file, overrides)
+    if json_path is not None:
+        if Path(json_path).exists() and read.file.samefile(json_path):
+            raise DbnetError(f"{json_path}: is the recipe itself; name another file for --json")
+        write_json(json_path, {"recipe": read.name, "file": read.label, "settings": read.settings,
+                               "origins": read.origins})
+    if json_path != "-":
+        click.echo(f"[{read.name}]")
+        for path, value, origin in read.lines(absent):
+            click.echo(f"{path} = {value}  # {origin}")
+
+
+@recipe.command("list", cls=_JsonCommand)
+@_json
+def list_(json_path: str | None) -> None:
+    """List the recipes of this package with the figures that the seed published for them.
+
+    Recall, precision and f-score in percent by MindOCR's own metric, which is not the official one of any data set.
+    """
+    from dbnet.recipe_configs import names, published
+    rows = published()
+    if json_path is not None:
+        write_json(json_path, [asdict(row) | {"downloads": [
+            asdict(download) | {"file": download.file, "digest": download.digest} for download in row.downloads]}
+            for row in rows])
+    if json_path == "-":
+        return
+    bare = [name for name in names() if name not in {row.recipe for row in rows}]
+    print_table("", ("recipe", "network", "backbone", "data", "chip", "cards", "batch", "pretrained", "ms/step",
+                     "img/s", "recall", "precision", "f-score"),
+                [*((row.recipe or "(no recipe)", row.network, row.backbone, row.data, row.chip, row.cards,
+                    row.batch_size, row.pretrained or "", row.ms_per_step, row.img_per_s,
+                    *(_percent(value) for value in (row.recall, row.precision, row.fscore))) for row in rows),
+                 *((name, *[""] * 12) for name in bare)], right=range(5, 13))
+
+
+@recipe.command("keys")
+@click.argument("word", required=False, default="")
+def keys_(word: str) -> None:
+    """Print every key of a recipe, or those with WORD in them: what it must be, and what is taken without it."""
+    from dbnet.recipe_words import HEADER, rows
+    found = [row for row in rows() if word in row[0]]
+    if not found:
+        raise DbnetError(f"no key has {word!r} in it; dbnet recipe keys prints them all")
+    print_table("", HEADER, found)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
