@@ -1,7 +1,8 @@
 """The one table of tolerances, keyed by device and precision. All are relative to a stage's largest value.
 
-float32 on CPU is measured (docs/parity.md): correct halves stay within 6e-6 on features and 1.3e-5 on probability, and
-a float32 model with hard-to-condition weights is as far from float64 as from another float32 model.
+float32 on CPU and in torch on CUDA is measured (docs/parity.md): correct halves on the CPU stay within 6e-6 on features and
+1.3e-5 on probability, and a float32 model with hard-to-condition weights is as far from float64 as from another float32
+model.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Tolerances:
 
 TOLERANCES: dict[tuple[str, str], Tolerances] = {
     ("cpu", "float32"): Tolerances(1e-5, 2e-5, 5e-5, 5e-4, True),
-    # TF32 off. Not run by us: the order of additions differs, the precision does not.
-    ("cuda", "float32"): Tolerances(3e-5, 6e-5, 1e-4, 1e-3, False),
+    # TF32 off: the order of additions differs, the precision does not. Measured on one H200 in torch: 7.2e-6, 4.4e-6,
+    # 1.3e-5 and 1.4e-4 from float64.
+    ("cuda", "float32"): Tolerances(3e-5, 6e-5, 1e-4, 1e-3, True),
     # HF32 off and precision_mode must_keep_origin_dtype. Not run by us.
     ("ascend", "float32"): Tolerances(1e-3, 2e-3, 5e-3, 5e-2, False),
 }
