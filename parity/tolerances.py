@@ -1,8 +1,8 @@
 """The one table of tolerances, keyed by device and precision. All are relative to a stage's largest value.
 
-float32 on CPU and in torch on CUDA is measured (docs/parity.md): correct halves on the CPU stay within 6e-6 on features and
-1.3e-5 on probability, and a float32 model with hard-to-condition weights is as far from float64 as from another float32
-model.
+float32 on CPU and in torch on CUDA is measured (docs/parity.md): correct halves on the CPU stay within 6e-6 on features
+and 1.3e-5 on probability, and a float32 model with hard-to-condition weights is as far from float64 as from another
+float32 model.
 """
 
 from __future__ import annotations
