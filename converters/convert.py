@@ -13,9 +13,10 @@ from converters.load import LoadedModel, SourceOptions, default_record, load_mod
 from converters.tensor_file import TensorFile, Weights
 from converters.weight_map import Dialect
 from converters.weights import same_bits
-from converters.writing import check_target, write_verified
+from converters.writing import write_verified
 from dbnet.errors import DbnetError
 from dbnet.record import Record
+from dbnet.writing import check_target
 
 __all__ = ["Conversion", "LoadedModel", "SourceOptions", "convert", "load_model", "save_model"]
 

@@ -11,10 +11,11 @@ from converters.convert import require_same
 from converters.formats import target_format
 from converters.load import LoadedModel, SourceOptions, load_model
 from converters.weights import digest
-from converters.writing import check_target, write_verified
+from converters.writing import write_verified
 from dbnet.errors import DbnetError
 from dbnet.parameters import parameters
 from dbnet.spec import check_size
+from dbnet.writing import check_target
 
 
 def export(source: str | Path, target: str | Path, options: SourceOptions | None = None, *, opset: int = 13,

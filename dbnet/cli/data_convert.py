@@ -79,8 +79,8 @@ def _prepared(source: Source, copies: Path | None, workers: int | None, quiet: b
 
 def _check_out(out: Path, source: Source, force: bool) -> None:
     """Raises DbnetError if the label file cannot be written, or would replace or spoil something else."""
-    from converters.writing import check_target
     from dbnet.datasets.labels import PREFIX
+    from dbnet.writing import check_target
     if out.suffix.lower() != ".txt":
         raise DbnetError(f"{out}: a label file ends in .txt; name it so")
     check_target(out, next((path for path in source.labels if path.is_file()), None), force)

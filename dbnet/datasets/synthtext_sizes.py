@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from dbnet.image_header import size_of
 
 #: State of an image file: read, not there, there but no image.
 FOUND, MISSING, UNREADABLE = 0, 1, 2
@@ -15,9 +16,6 @@ FOUND, MISSING, UNREADABLE = 0, 1, 2
 BEGINNINGS = (1024, 2**18)
 #: No image of a data set is larger.
 MOST_BYTES = 2**28
-#: JPEG markers that begin a frame header, and those without a length.
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-BARE = frozenset((0x01, *range(0xD0, 0xD8)))
 
 
 def read_sizes(root: str, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,9 +42,9 @@ def _read_size(path: str) -> tuple[int, int] | None:
     try:
         for length in BEGINNINGS:
             begin = os.pread(handle, length, 0)
-            size = _jpeg_size(begin) if begin.startswith(b"\xff\xd8") else _told_size(begin)
+            size = size_of(begin)
             if size is not None:
-                return size if size[0] and size[1] else None
+                return size[::-1] if size[0] and size[1] else None
             if len(begin) < length:
                 break
         if os.fstat(handle).st_size > MOST_BYTES:
@@ -56,31 +54,3 @@ def _read_size(path: str) -> tuple[int, int] | None:
     data = np.fromfile(path, np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     return None if image is None else (image.shape[1], image.shape[0])
-
-
-def _jpeg_size(begin: bytes) -> tuple[int, int] | None:
-    """From the frame header; None if it does not come."""
-    at = 2
-    while at + 9 <= len(begin) and begin[at] == 0xFF:
-        marker = begin[at + 1]
-        if marker in FRAMES:
-            height, width = struct.unpack_from(">HH", begin, at + 5)
-            return width, height
-        if marker == 0xFF:  # filling
-            at += 1
-        elif marker in BARE:
-            at += 2
-        else:
-            at += 2 + (begin[at + 2] << 8 | begin[at + 3])
-    return None
-
-
-def _told_size(begin: bytes) -> tuple[int, int] | None:
-    """Of a PNG, or of a GIF, which OpenCV may not read; None for anything else."""
-    if begin.startswith(b"\x89PNG\r\n\x1a\n") and begin[12:16] == b"IHDR" and len(begin) >= 24:
-        width, height = struct.unpack_from(">II", begin, 16)
-    elif begin.startswith((b"GIF87a", b"GIF89a")) and len(begin) >= 10:
-        width, height = struct.unpack_from("<HH", begin, 6)
-    else:
-        return None
-    return width, height

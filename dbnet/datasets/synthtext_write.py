@@ -6,11 +6,9 @@ No date goes into a file, and a stream's pieces do not depend on the threads: th
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from dbnet import writing
 from dbnet.datasets.matfile import COMPRESSED, HEADER_BYTES
 from dbnet.datasets.matfile_values import CELL, CHAR, DOUBLE, MATRIX
 from dbnet.errors import DbnetError
@@ -162,21 +161,9 @@ def check_target(target: Path, source: Path, force: bool) -> None:
     """Raises DbnetError if `target` cannot be written, or is something that --force is not meant for."""
     if target.suffix.lower() != ".mat":
         raise DbnetError(f"{target}: SynthText's labels stay a .mat file; name the output gt_processed.mat, for one")
-    try:
-        if target.is_dir():
-            raise DbnetError(f"{target}: is a folder; name a file in it")
-        if not target.parent.is_dir():
-            raise DbnetError(f"{target.parent}: no such folder; create it first")
-        if target.exists() and source.exists() and os.path.samefile(target, source):
-            raise DbnetError(f"{target}: is the source itself; name another file")
-        if target.exists() and not force:
-            raise DbnetError(f"{target}: exists already; add --force to replace it")
-        if target.exists() and not _replaceable(target):
-            raise DbnetError(f"{target}: exists and is no .mat file; name another file")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise DbnetError(f"{target.parent}: no permission to write here; choose another folder")
-    except OSError as error:
-        raise DbnetError(f"{target}: cannot be written ({error.strerror}); choose another name or folder") from error
+    writing.check_target(target, source, force)
+    if target.exists() and not _replaceable(target):
+        raise DbnetError(f"{target}: exists and is no .mat file; name another file")
 
 
 def _replaceable(target: Path) -> bool:
@@ -196,27 +183,6 @@ def nowhere() -> Iterator[Output]:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Output]:
-    """A new file that takes the place of `target` when the block ends well, and leaves nothing behind otherwise.
-
-    A link is followed. Raises DbnetError for a full disk or a folder that does not let us.
-    """
-    target = Path(os.path.realpath(target))
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".dbnet-", suffix=target.suffix)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            yield Output(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0o022)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's 0600 is for secrets
-        temporary.replace(target)
-        temporary = None
-    except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else error.strerror
-        raise DbnetError(f"{target}: could not be written ({reason}); nothing was changed") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    """A new file that takes the place of `target` when the block ends well. Raises DbnetError as `writing` does."""
+    with writing.replacing(target) as (stream, _):
+        yield Output(stream)
