@@ -118,7 +118,7 @@ def test_large_images_wait_for_each_other(tmp_path, monkeypatch, unknown):
 
 
 def test_large_inputs_of_the_network_wait_for_each_other(tmp_path, monkeypatch):
-    now, most, lock = [0], [0], threading.Lock()
+    now, most, wanted, lock = [0], [0], [0], threading.Lock()
 
     class Counting(BrightnessRunner):
         at_once = 4
@@ -127,6 +127,9 @@ def test_large_inputs_of_the_network_wait_for_each_other(tmp_path, monkeypatch):
             with lock:
                 now[0] += 1
                 most[0] = max(most[0], now[0])
+            patience = time.monotonic() + 5
+            while most[0] < wanted[0] and time.monotonic() < patience:  # a busy machine starts the others late
+                time.sleep(0.005)
             time.sleep(0.02)
             with lock:
                 now[0] -= 1
@@ -135,7 +138,7 @@ def test_large_inputs_of_the_network_wait_for_each_other(tmp_path, monkeypatch):
     photos = write_photos(tmp_path, 6)
     for budget, expected in ((2**20, 4), (100, 1)):
         monkeypatch.setattr(pipeline, "NETWORK_AT_ONCE", budget)
-        most[0] = 0
+        most[0], wanted[0] = 0, expected
         list(pipeline.run(Counting(), map(sample, photos), PIXELS, [PADDLE_BOXES], lambda found: 0))
         assert most[0] == expected
 
