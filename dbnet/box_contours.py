@@ -9,8 +9,8 @@ import numpy as np
 
 from dbnet.errors import DbnetError
 
-#: The bits of 1.0 in float32.
-ONE = 0x3F800000
+#: The bits of the highest float32 that passes for a probability. ONNX Runtime's sigmoid can be a last bit above 1.
+HIGHEST = 0x3F800008
 
 
 def text_contours(
@@ -45,14 +45,15 @@ def simplified(contour: np.ndarray, epsilon: float) -> np.ndarray:
 
 
 def _row_maxima(probability: np.ndarray) -> np.ndarray:
-    """The highest value of each row, (H,) float32. Raises DbnetError unless all of the map is between 0 and 1."""
+    """The highest value of each row, (H,) float32. Raises DbnetError unless all of the map is between 0 and 1, give or
+    take a few last bits."""
     # Floats from 0 to 1 are ordered as their bits are, and every other float has higher bits (negative ones, infinity,
     # NaN): one pass tells the maxima and whether all is well.
     maxima = probability.view(np.uint32).max(axis=1)
-    if maxima.max() <= ONE:
+    if maxima.max() <= HIGHEST:
         return maxima.view(np.float32)
     low, high = float(probability.min()), float(probability.max())
-    if not (low >= 0 and high <= 1):  # also where one of them is NaN
+    if not (low >= 0 and high <= np.uint32(HIGHEST).view(np.float32)):  # also where one of them is NaN
         raise DbnetError(f"the probability map holds values from {low:g} to {high:g}, not between 0 and 1: "
                          f"the network's output is broken, or not a probability")
     return probability.max(axis=1)  # there was a negative zero

@@ -147,6 +147,8 @@ def _boxes(settings: BoxRule, traced: Traced, resized_size: Size | None, origina
     contours, bounds, outlines = _rectangles(contours) if from_rectangles else _polygons(contours, rule.epsilon)
     score_of = means_of_contours if from_rectangles and settings.score_mode == "slow" else rule.score
     scores = score_of(probability, bitmap, contours, bounds, outlines)
+    if scores and max(scores) > 1:  # by a last bit, see box_contours
+        scores = [min(score, 1.0) for score in scores]
     sure = [i for i, score in enumerate(scores) if score >= settings.box_thresh]
     if not sure:
         return []

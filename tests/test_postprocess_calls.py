@@ -127,3 +127,15 @@ def test_what_is_no_probability(value, kind):
 def test_what_is_no_map(probability):
     with pytest.raises(ValueError, match="a probability map is"):
         boxes_from_map(probability)
+
+
+@pytest.mark.parametrize("rule", ["mindocr", "mhliao", "paddle", "mmocr"])
+def test_a_last_bit_above_one_is_a_probability(rule):
+    exact = np.zeros((64, 96), np.float32)
+    exact[20:40, 20:70] = 1
+    above = exact * np.nextafter(np.float32(1), np.float32(2))
+    assert above.max() > 1
+    (wanted,), (found,) = boxes_from_map(exact, rule), boxes_from_map(above, rule)
+    assert np.array_equal(found.polygon, wanted.polygon) and found.score == wanted.score == 1
+    with pytest.raises(DbnetError, match="not between 0 and 1"):
+        boxes_from_map(exact * np.float32(1.00001), rule)
