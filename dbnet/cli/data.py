@@ -7,6 +7,7 @@ import click
 from dbnet.cli.data_check import check
 from dbnet.cli.data_convert import convert
 from dbnet.cli.data_show import show
+from dbnet.cli.data_synth import synth
 
 
 @click.group()
@@ -17,3 +18,4 @@ def data() -> None:
 data.add_command(convert)
 data.add_command(check)
 data.add_command(show)
+data.add_command(synth)
