@@ -1,6 +1,7 @@
 """The commands as scripts use them: JSON contracts, exit codes, what is printed."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -203,7 +204,9 @@ def test_help_is_short_and_imports_nothing_heavy():
 def test_demo(tmp_path):
     done = dbnet("demo", "--out", tmp_path / "demo")
     assert "the same model everywhere" in done.stdout
-    assert "score means nothing" in " ".join(done.stdout.split())
+    assert re.search(r"boxes, torch against onnxruntime: (\d\d) and \1, the same", done.stdout)
+    scores = re.findall(r"^ +(?:torch|mindspore|onnxruntime) +\d+ +\S+ +\S+ +(\S+)", done.stdout, re.MULTILINE)
+    assert len(scores) == 3 and len(set(scores)) == 1 and float(scores[0]) > 0.5
     report = (tmp_path / "demo/report.md").read_text()
     pictures = [line.split("(")[1].rstrip(")") for line in report.splitlines() if line.startswith("![")]
     assert pictures

@@ -21,7 +21,7 @@ def write_report(out: Path, said: list[str], weights: Any, outputs: dict[str, An
     from parity.compare import table
     verdict = "The same model everywhere" if len(outputs) > 1 else "Identical weights, nothing else compared"
     lines = [f"# {verdict if same else 'DIFFERENT'}", "",
-             f"Embedded `{SPEC}`, seeded weights (not trained: the score below means nothing).", "",
+             f"Embedded `{SPEC}`, trained by this suite (see dbnet/embedded/README.md).", "",
              "## Conversions", ""]
     lines += [f"- {line}" for line in said]
     lines += [f"- first against last: {weights.identical} tensors identical, {len(weights.different)} different", ""]
