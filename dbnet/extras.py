@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from types import ModuleType
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, ModuleType
 
 from dbnet.errors import DbnetError
 
@@ -27,13 +31,57 @@ def installed(module: str) -> bool:
 def require(module: str) -> ModuleType:
     """Imports an optional package.
 
-    Raises DbnetError, naming the extra to install, if it is missing or broken.
+    Raises DbnetError, naming the extra to install, if it is missing or broken; KeyboardInterrupt if a ^C came
+    meanwhile, whatever the package made of it.
     """
     extra, purpose = OPTIONAL[module]
     if not installed(module):
         raise DbnetError(f"{module} is not installed, and {purpose} needs it: pip install 'dbnet-parity[{extra}]'")
     try:
-        return importlib.import_module(module)
+        with _interrupts_stay_interrupts():
+            return importlib.import_module(module)
     except (ImportError, OSError, AttributeError) as error:
         raise DbnetError(f"{module} is installed but does not import ({error}); reinstall it: "
                          f"pip install --force-reinstall 'dbnet-parity[{extra}]'") from error
+
+
+@contextlib.contextmanager
+def _interrupts_stay_interrupts() -> Iterator[None]:
+    """Raises KeyboardInterrupt for whatever became of one within. Extension modules turn it into an ImportError, often
+    without a trace of the cause, and some packages go on without the part that it hit.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    watched = threading.current_thread() is threading.main_thread() and \
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if watched:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except BaseException as error:
+        if came or _of_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if watched and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+def _of_interrupt(error: BaseException) -> bool:
+    """Whether a KeyboardInterrupt is among the causes of an error."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, KeyboardInterrupt):
+            return True
+        if part is not None and id(part) not in seen:
+            seen.add(id(part))
+            waiting += [part.__cause__, part.__context__]
+    return False

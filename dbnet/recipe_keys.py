@@ -53,8 +53,8 @@ _SYSTEM = Section({
     "log_level": Key(text, absent="logging.INFO"),
     "val_while_train": Key(boolean, True, doc="evaluate during training; needs the section eval"),
     "val_start_epoch": Key(integer(0), absent=1, doc="first epoch that is evaluated"),
-    "val_interval": Key(_COUNT, absent=1, doc="epochs between two evaluations"),
     "drop_overflow_update": Key(boolean, False, doc="skip the step when gradients overflow"),
+    "val_interval": Key(_COUNT, absent=1, doc="epochs between two evaluations"),
     "ckpt_save_policy": Key(choice("top_k", "latest_k"), absent="top_k"),
     "ckpt_max_keep": Key(_COUNT, absent=10, doc="checkpoints that are kept"),
     "refine_batch_size": Key(boolean, absent=True),
@@ -255,3 +255,5 @@ FOR_EVALUATION = ("postprocess", "metric", "eval")
 OTHER_NAMES = {"learning_rate": "lr", "base_lr": "lr", "epochs": "num_epochs", "epoch_num": "num_epochs",
                "unclip_ratio": "expand_ratio", "thresh": "binary_thresh", "optimiser": "optimizer",
                "batch_size_per_card": "batch_size", "pretrained_model": "pretrained"}
+#: key -> the one that it stands before in the seed's recipes for DBNet++; in the others it is where SCHEMA has it.
+ORDER_OF_DBPP = {"system.val_interval": "system.drop_overflow_update", "train.ema": "train.ckpt_save_dir"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ from dbnet.sample import Detection
 from evaluation.detecting_inputs import same_stems, unique_stems
 from evaluation.detecting_output import JSON, MINDOCR, ZIP, Growing, OutputFolder, Zip, unwritable
 from evaluation.store import plain
+
+log = logging.getLogger("dbnet")
 
 #: What can be written, and what it is called in the folder.
 KINDS = {"json": JSON, "txt": "submit/", "zip": ZIP, "mindocr": MINDOCR, "pictures": "pictures/", "crops": "crops/"}
@@ -76,7 +79,8 @@ class Writer:
 
     folder: None where only `report`, a sink for the JSON, is written; with both, the JSON goes to `report`. kinds: of
     `KINDS`, for the folder. suffix: of pictures. settings: what the detections were made with, JSON values.
-    kinds and notes are then what is written, and what a user should know of the names.
+    kinds and notes are then what is written, and what a user should know of the names and of what stays. The files of
+    an earlier run stay until the first image; then those of the same kinds are removed.
     """
 
     def __init__(self, folder: OutputFolder | None, kinds: Collection[str], names: Sequence[str], suffix: str,
@@ -91,6 +95,9 @@ class Writer:
             self.kinds = [kind for kind in self.kinds if kind != "zip"]
             self.notes = [f"{clash[0]} and {clash[1]} differ by folder or suffix only, and submissions tell images "
                           f"apart by the rest of their names: submit/ keeps folders, and there is no {ZIP}"]
+        self._replaced = [KINDS[kind].rstrip("/") for kind in kinds if folder and not (kind == "json" and report)]
+        if folder:
+            self._tell_kept(folder)
         self._json, self._mindocr, self._zip = report, None, None
         if folder:
             self._json = Growing(folder.listed(JSON)) if "json" in self.kinds else report
@@ -102,6 +109,8 @@ class Writer:
 
     def image(self, index: int, file: str, outcome: Outcome) -> None:
         """Writes all that one image gave. file: its path, as the user wrote it."""
+        if self._folder and not self._begun:
+            self._folder.replace(self._replaced)
         stem = self._stems[index]
         entry: dict[str, Any] = {"file": file, "width": outcome.size[1], "height": outcome.size[0],
                                  "crc32": outcome.checksum, "detections": list(map(plain, outcome.detections))}
@@ -138,26 +147,49 @@ class Writer:
         name = self._names[index].rpartition("/")[2] if self._apart else self._names[index]
         return f"{name}\t{json.dumps([outline.tolist() for outline in outlines])}\n".encode(errors="surrogateescape")
 
+    def _tell_kept(self, folder: OutputFolder) -> None:
+        kept = [name for name in KINDS.values()
+                if name.rstrip("/") not in self._replaced and folder.holds_earlier([name.rstrip("/")])]
+        if kept:
+            self.notes = [*self.notes, f"{folder.path}: {', '.join(kept)} of an earlier run stay as they are"]
+
     def close(self, failed: Sequence[str], asked: int, stopped: str | None = None) -> None:
         """Gives every file its name. failed: one line for each image. stopped: why not all of `asked` are there.
 
-        A file that cannot be brought to an end is removed; the others stay.
+        A file that cannot be brought to an end is removed; the others stay. Without any image, results of an earlier
+        run stay, and nothing is written into the folder.
         """
         with contextlib.ExitStack() as stack:
             if self._folder:
                 stack.callback(self._folder.release)
+                if not self._begun and self._folder.holds_earlier(self._replaced):
+                    self._keep(self._folder)
+                elif not self._begun:
+                    self._folder.replace(self._replaced)
             for sink in (self._mindocr, self._zip):
                 if sink:
                     stack.callback(sink.close)
             if self._json:
-                last = {"failed": list(failed), "asked": asked, "complete": stopped is None, "stopped": stopped}
-                end = "\n }" if self._begun else "}"
-                try:
-                    self._json.append(f"{end},\n {json.dumps(last, indent=1)[3:]}\n".encode())
-                except OSError:
-                    self._json.abandon()
-                    raise
-                self._json.close()
+                self._close_json(self._json, {"failed": list(failed), "asked": asked, "complete": stopped is None,
+                                              "stopped": stopped})
+
+    def _keep(self, folder: OutputFolder) -> None:
+        log.warning("%s: nothing was detected, and the results of an earlier run stay as they were", folder.path)
+        for sink in (self._json if "json" in self.kinds else None, self._mindocr, self._zip):
+            if sink:
+                sink.abandon()
+        folder.keep()
+        self._json, self._mindocr, self._zip = None if "json" in self.kinds else self._json, None, None
+        self.kinds = []
+
+    def _close_json(self, sink: Sink, last: dict[str, Any]) -> None:
+        end = "\n }" if self._begun else "}"
+        try:
+            sink.append(f"{end},\n {json.dumps(last, indent=1)[3:]}\n".encode())
+        except OSError:
+            sink.abandon()
+            raise
+        sink.close()
 
     def abandon(self) -> None:
         """Instead of `close`: what is not whole is removed."""
@@ -165,7 +197,10 @@ class Writer:
             if sink:
                 sink.abandon()
         if self._folder:
-            self._folder.release()
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._folder.release)
+                if not self._begun:
+                    self._folder.keep()
 
 
 def whole_pixels(polygon: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -26,7 +26,7 @@ PART = ".dbnet-part-"
 
 def check_folder(folder: Path, force: bool) -> None:
     """Raises DbnetError if results cannot or must not be written into `folder`: it need not exist, may be empty, hold
-    earlier results (which `OutputFolder` replaces), or with `force` other files. Hidden files do not count.
+    earlier results (which `OutputFolder` can replace), or with `force` other files. Hidden files do not count.
     """
     try:
         if not os.path.lexists(folder):
@@ -161,10 +161,10 @@ class Zip:
 
 
 class OutputFolder:
-    """A folder of results, open: created, locked, and empty of what an earlier run wrote in it.
+    """A folder of results, open: created and locked. earlier: what an earlier run wrote in it and is still listed.
 
     Every file is listed in `MARKER` before it is written, so that a later run replaces what is there and nothing else.
-    Methods raise OSError.
+    What an earlier run wrote stays until `replace` or `keep` is called. Methods raise OSError.
     """
 
     def __init__(self, path: Path):
@@ -172,9 +172,11 @@ class OutputFolder:
         path.mkdir(parents=True, exist_ok=True)
         self._marker = os.open(path / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         self._folders: set[Path] = set()
+        self._new: list[str] = []
+        self._waiting = True
         try:
             _lock(self._marker, path)
-            self._clean()
+            self.earlier = self._read()
         except BaseException:
             self.release()
             raise
@@ -183,9 +185,32 @@ class OutputFolder:
         """Lets others write here."""
         os.close(self._marker)
 
+    def holds_earlier(self, kinds: Collection[str]) -> bool:
+        """Whether anything of `earlier` in the files and subfolders `kinds` is still there."""
+        return any(path.parts[0] in kinds and os.path.lexists(self.path / path) for path in self.earlier)
+
+    def replace(self, kinds: Collection[str]) -> None:
+        """Removes what an earlier run wrote as the files and in the subfolders `kinds`; the rest stays, and listed.
+
+        What comes after the first `replace` or `keep` does nothing.
+        """
+        if not self._waiting:
+            return
+        going = [path for path in self.earlier if path.parts[0] in kinds]
+        self._remove_empty({self._remove(relative) for relative in going})
+        gone = set(going)
+        self._list([*(str(path) for path in self.earlier if path not in gone), *self._new])
+
+    def keep(self) -> None:
+        """Instead of `replace`, where nothing was written: the list is what it was."""
+        if self._waiting:
+            self._list(list(map(str, self.earlier)))
+
     def listed(self, relative: str) -> Path:
         """The path of a file below the folder, which is about to be written; its folders exist then."""
-        os.write(self._marker, json.dumps(relative).encode() + b"\n")
+        os.write(self._marker, _line(relative))
+        if self._waiting:
+            self._new.append(relative)
         path = self.path / relative
         if path.parent not in self._folders:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,25 +229,36 @@ class OutputFolder:
                 part.unlink(missing_ok=True)
             raise
 
-    def _clean(self) -> None:
-        """Removes what the marker lists, and begins it anew."""
+    def _read(self) -> list[PurePosixPath]:
+        """What the marker lists; a new marker is begun."""
         with os.fdopen(os.dup(self._marker), "rb") as stream:
             stream.seek(0)
             first = stream.readline(len(MAGIC))
-            if first == MAGIC:
-                self._remove_empty({self._remove(relative) for relative in _relative_paths(stream)})
-            elif first:
+            if first and first != MAGIC:
                 raise DbnetError(f"{self.path / MARKER}: is not what dbnet detect writes; choose another folder with "
                                  f"--out")
-        os.ftruncate(self._marker, 0)
-        os.lseek(self._marker, 0, os.SEEK_SET)
-        os.write(self._marker, MAGIC)
+            found = list(dict.fromkeys(_relative_paths(stream)))
+        if not first:
+            os.write(self._marker, MAGIC)
+        os.lseek(self._marker, 0, os.SEEK_END)
+        return found
+
+    def _list(self, names: Sequence[str]) -> None:
+        """Makes the marker list `names`. They are among what it lists already, so that it only gets shorter: it is
+        whole at any time.
+        """
+        content = MAGIC + b"".join(map(_line, names))
+        os.pwrite(self._marker, content, 0)
+        os.ftruncate(self._marker, len(content))
+        os.lseek(self._marker, 0, os.SEEK_END)
+        self._waiting, self.earlier, self._new = False, [], []
 
     def _remove(self, relative: PurePosixPath) -> Path:
         """Removes a listed file, if it lies in the folder and not behind a link; returns its own folder."""
         path = self.path / relative
         if os.path.realpath(path.parent) == os.path.join(os.path.realpath(self.path), *relative.parts[:-1]):
-            for victim in (path, path.with_name(PART + path.name)):
+            begun = str(relative) in self._new  # then the part is this run's
+            for victim in (path, *([] if begun else [path.with_name(PART + path.name)])):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     victim.unlink()
         return path.parent
@@ -243,6 +279,10 @@ def _lock(handle: int, path: Path) -> None:
                          ) from error
     except OSError:
         return
+
+
+def _line(relative: str) -> bytes:
+    return json.dumps(relative).encode() + b"\n"
 
 
 def _relative_paths(stream: IO[bytes]) -> Iterator[PurePosixPath]:

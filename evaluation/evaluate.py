@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,10 +47,11 @@ def evaluate(
     run that was interrupted goes on in it, and a finished one is only scored again. workers: see `pipeline.run`.
     progress: called after every image with (images done, images in all), and once for those that were taken over.
 
-    Raises DbnetError, naming the image, if one cannot be read or the network's output on it is unusable; if two images
-    share a file name; for unknown protocols; and if `save` cannot be written or holds something else.
+    Raises DbnetError, naming the image, if one cannot be read or the network's output on it is unusable; if an image
+    is there twice; for unknown protocols; and if `save` cannot be written or holds something else.
     """
     names, chosen, rules = _names(samples), find(protocols), [boxes, *sweep]
+    called = {sample.image: name for sample, name in zip(samples, names, strict=True)}
     pipeline.check_workers(workers)
     settings = {"runner": runner.name, "model": getattr(runner, "digest", None), "spec": runner.spec.name,
                 "semantics": runner.spec.semantics(), "pixels": asdict(pixels), "boxes": asdict(boxes),
@@ -58,7 +60,7 @@ def evaluate(
     counts = _Counts(chosen, len(rules), len(samples))
 
     def finish(found: pipeline.Found) -> tuple[bytes, list[np.ndarray]]:
-        line = encode(found.sample.name, found.checksum, found.detections)
+        line = encode(called[found.sample.image], found.checksum, found.detections)
         return line, counts.of(found.sample, found.detections)
 
     made_with = {name: version for name, version in versions().items() if name in BOX_VERSIONS}
@@ -67,7 +69,7 @@ def evaluate(
     with open_store(save, header, len(samples)) as store:
         resumed = store.done
         for i, sample in enumerate(samples[:resumed]):
-            counts.put(i, counts.of(sample, _taken_over(store, i, sample, len(rules))))
+            counts.put(i, counts.of(sample, _taken_over(store, i, names[i], sample, len(rules))))
         if resumed and progress:
             progress(resumed, len(samples))
         with closing(pipeline.run(runner, samples[resumed:], pixels, rules, finish, workers)) as results:
@@ -85,8 +87,8 @@ def evaluate_results(samples: Sequence[Sample], detections: Sequence[Sequence[De
                      protocols: Iterable[str] = ("rrc",), score_thresholds: Sequence[float] = ()) -> Evaluation:
     """Scores anybody's detections by each protocol; `detections[i]` were found in the image of `samples[i]`.
 
-    score_thresholds: a sweep. Each entry leaves out the detections that score less. Raises DbnetError if two images
-    share a file name, and for unknown protocols; ValueError if there are not as many lists as samples.
+    score_thresholds: a sweep. Each entry leaves out the detections that score less. Raises DbnetError if an image
+    is there twice, and for unknown protocols; ValueError if there are not as many lists as samples.
     """
     names, protocols = _names(samples), tuple(protocols)
     results = score(protocols, samples, detections)
@@ -126,27 +128,33 @@ class _Counts:
 
 
 def _names(samples: Sequence[Sample]) -> list[str]:
-    """The images' file names, by which results are kept. Raises DbnetError for none, and for the same one twice."""
+    """What results call the images: their file names, or where two would be the same, all paths below the innermost
+    folder that holds them, with / between folders. Raises DbnetError for none, and for an image that is there twice.
+    """
     if not samples:
         raise DbnetError("no images to evaluate")
+    paths = [os.path.abspath(sample.image) for sample in samples]
     seen = set()
-    for sample in samples:
-        if sample.name in seen:
-            raise DbnetError(f"{sample.image}: another image is called {sample.name} too, and results are kept by file "
-                             f"name; rename one of them")
-        seen.add(sample.name)
-    return [sample.name for sample in samples]
+    for sample, path in zip(samples, paths, strict=True):
+        if path in seen:
+            raise DbnetError(f"{sample.image}: is there twice, and would count twice; name it in one label file, once")
+        seen.add(path)
+    names = [sample.name for sample in samples]
+    if len(set(names)) < len(names):
+        top = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, top).replace(os.sep, "/") for path in paths]
+    return names
 
 
 def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def _taken_over(store: Store, index: int, sample: Sample, rules: int) -> list[list[Detection]]:
+def _taken_over(store: Store, index: int, name: str, sample: Sample, rules: int) -> list[list[Detection]]:
     """The detections of an earlier run. Raises DbnetError if they were found in another image of that name."""
-    checksum, detections = store.read(index, sample.name)
+    checksum, detections = store.read(index, name)
     if checksum != zlib.crc32(read_bytes(sample.image).tobytes()) or len(detections) != rules:
-        raise DbnetError(f"{store.name}: its detections were made in another {sample.name} than {sample.image}; choose "
+        raise DbnetError(f"{store.name}: its detections were made in another {name} than {sample.image}; choose "
                          f"another file, or delete it")
     return detections
 

@@ -11,6 +11,7 @@ from dbnet.recipe import read_recipe
 from dbnet.recipe_configs import CONFIGS, PUBLISHED, Download, names, published
 from dbnet.recipe_yaml import Node, read_yaml
 from tests import seed_recipes
+from tests.test_recipe import show
 
 ROWS = published()
 
@@ -29,6 +30,12 @@ def test_effective_values_are_the_seeds(need):
     for name, settings in seed.items():
         shown = {path: value for path, value, _ in read_recipe(name).lines()}
         assert seed_recipes.without_paths(shown) == settings, name
+
+
+def test_the_order_is_the_seeds(need):
+    """Of the keys that the seed's file has: a plain diff of both shows nothing but paths."""
+    for name, settings in seed_recipes.sections(need("recipes_of_the_seed.txt").read_text(encoding="utf-8")).items():
+        assert [path for path in seed_recipes.shown(show(name)) if path in settings] == list(settings), name
 
 
 @pytest.mark.parametrize("name", names())

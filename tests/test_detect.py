@@ -218,7 +218,9 @@ def test_a_very_long_image_is_refused_by_the_rule_and_named(here, model, monkeyp
 def test_a_second_run_replaces_the_first_but_nobody_elses_files(here, model, monkeypatch, capsys):
     dbnet(monkeypatch, "detect", "photos", "-m", model)
     dbnet(monkeypatch, "detect", ".", "-r", "-m", model, "--only", "pictures")  # not the pictures of the first
-    assert files() == {f"pictures/photos/img_{i}.jpg" for i in range(1, 6)}
+    texts = {"detections.json", "det_results.txt", "submit.zip", *(f"submit/res_img_{i}.txt" for i in range(1, 6))}
+    assert files() == texts | {f"pictures/photos/img_{i}.jpg" for i in range(1, 6)}
+    assert "submit/, submit.zip, det_results.txt of an earlier run stay" in capsys.readouterr().err
     (here / "mine").mkdir()
     (here / "mine/thesis.txt").write_text("thesis")
     dbnet(monkeypatch, "detect", "photos", "-m", model, "--out", "mine", code=3)
@@ -227,6 +229,18 @@ def test_a_second_run_replaces_the_first_but_nobody_elses_files(here, model, mon
     assert files("mine") == {"thesis.txt", "submit/res_img_1.txt"}
     dbnet(monkeypatch, "detect", "photos", "-m", model, "--out", "photos", "--force", "--only", "pictures")
     assert len(list((here / "photos").glob("*.png"))) == 5
+
+
+def test_a_run_that_fails_on_every_image_takes_nothing_away(here, model, monkeypatch, capsys):
+    dbnet(monkeypatch, "detect", "photos", "-m", model)
+    before = {name: Path("detections", name).read_bytes() for name in files()}
+    (here / "broken.png").write_bytes(b"no image")
+    capsys.readouterr()
+    dbnet(monkeypatch, "detect", "broken.png", "-m", model, "--only", "json", code=3)
+    assert "nothing could be detected" in capsys.readouterr().err
+    assert {name: Path("detections", name).read_bytes() for name in files()} == before
+    dbnet(monkeypatch, "detect", "broken.png", "-m", model, "--out", "new", code=3)
+    assert len(report("new/detections.json")["failed"]) == 1
 
 
 def test_colliding_names_keep_their_folders(here, model, monkeypatch, capsys):

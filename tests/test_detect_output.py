@@ -92,10 +92,88 @@ def test_a_second_run_replaces_the_first_and_nothing_else(tmp_path):
     own = {"pictures/b/mine.png": b"mine", "notes.txt": b"notes"}
     for name, data in own.items():
         (tmp_path / name).write_bytes(data)
-    write(tmp_path, ["c.jpg"])
-    assert set(content(tmp_path)) - set(own) == {"detections.json", "det_results.txt", "submit.zip", "submit/res_c.txt"}
+    write(tmp_path, ["c.jpg"], [*KINDS])
+    assert set(content(tmp_path)) - set(own) == {"detections.json", "det_results.txt", "submit.zip", "submit/res_c.txt",
+                                                 "pictures/c.jpg", "crops/c_0.jpg"}
     assert {name: content(tmp_path)[name] for name in own} == own
     assert not (tmp_path / "submit/a").exists()
+
+
+def test_only_the_kinds_that_are_written_are_replaced(tmp_path):
+    """And what stays is still ours: a later run that writes it replaces it."""
+    write(tmp_path, ["a.jpg", "b.jpg"], KINDS)
+    before = content(tmp_path)
+    writer = write(tmp_path, ["c.jpg"], ["json"])
+    after = content(tmp_path)
+    assert {**before, "detections.json": after["detections.json"]} == after != before
+    [note] = writer.notes
+    assert all(name in note for name in ("submit/", "submit.zip", "det_results.txt", "pictures/", "crops/"))
+    assert "detections.json" not in note
+    assert write(tmp_path, ["d.jpg"], KINDS).notes == []
+    assert {Path(name).name for name in content(tmp_path)} == {
+        "detections.json", "det_results.txt", "submit.zip", "res_d.txt", "d.jpg", "d_0.jpg"}
+
+
+@pytest.mark.parametrize("end", [lambda writer: writer.close(["a.jpg: broken"], 1), Writer.abandon])
+def test_a_run_that_finds_nothing_takes_nothing_away(tmp_path, end):
+    write(tmp_path, ["a.jpg", "b.jpg"], KINDS)
+    before, listed = content(tmp_path), (tmp_path / MARKER).read_text()
+    writer = Writer(OutputFolder(tmp_path), ["json", "mindocr", "zip"], ["a.jpg"], ".jpg", {})
+    assert {name: data for name, data in content(tmp_path).items() if not name.startswith(".")} == before
+    end(writer)
+    assert content(tmp_path) == before
+    assert sorted(set((tmp_path / MARKER).read_text().splitlines())) == sorted(set(listed.splitlines()))
+    report = tmp_path / "mine.json"
+    Writer(OutputFolder(tmp_path), ["json", "txt"], ["a.jpg"], ".jpg", {}, Growing(report)).close(["a.jpg: x"], 1)
+    assert json.loads(report.read_text())["failed"] == ["a.jpg: x"]
+    report.unlink()
+    assert content(tmp_path) == before
+    write(tmp_path, ["c.jpg"], KINDS)
+    assert "pictures/a.jpg" not in content(tmp_path)
+
+
+def test_a_run_that_finds_nothing_and_replaces_nothing_says_so_in_its_json(tmp_path):
+    write(tmp_path, ["a.jpg"], ["pictures"])
+    Writer(OutputFolder(tmp_path), ["json"], ["a.jpg"], ".jpg", {}).close(["a.jpg: broken"], 1)
+    assert json.loads((tmp_path / "detections.json").read_text())["failed"] == ["a.jpg: broken"]
+    assert "pictures/a.jpg" in content(tmp_path)
+    for name in ("pictures/a.jpg", "detections.json"):  # by hand
+        (tmp_path / name).unlink()
+    writer = Writer(OutputFolder(tmp_path), ["json"], ["a.jpg"], ".jpg", {})
+    writer.close(["a.jpg: broken"], 1)
+    assert (writer.notes, list(content(tmp_path))) == ([], ["detections.json"])
+
+
+def test_a_disk_that_is_full_at_the_first_image_leaves_a_whole_list(tmp_path, monkeypatch):
+    write(tmp_path, ["a.jpg"], KINDS)
+    writer = Writer(OutputFolder(tmp_path), [*KINDS], ["b.jpg"], ".jpg", {})
+
+    def fail(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(OSError, match="No space"):
+            writer.image(0, "b.jpg", Outcome([BOX], (40, 50), 7, b"picture"))
+    writer.close([], 1, "the disk is full")
+    assert json.loads((tmp_path / "detections.json").read_text())["stopped"] == "the disk is full"
+    listed = set(map(json.loads, (tmp_path / MARKER).read_text().splitlines()[1:]))
+    assert set(content(tmp_path)) <= listed
+    write(tmp_path, ["c.jpg"], ["json"])
+    assert set(content(tmp_path)) == {"detections.json", "det_results.txt", "submit.zip"}
+
+
+def test_a_run_that_is_killed_leaves_a_list_of_everything(tmp_path):
+    write(tmp_path, ["a.jpg"], KINDS)
+    for begun in (False, True):
+        writer = Writer(OutputFolder(tmp_path), KINDS, ["b.jpg"], ".jpg", {})
+        if begun:
+            writer.image(0, "b.jpg", Outcome([BOX], (40, 50), 7, b"picture", [b"crop"]))
+        writer._folder.release()
+        writer._folder = None
+    write(tmp_path, ["c.jpg"], KINDS)
+    assert {Path(name).name for name in content(tmp_path)} == {
+        "detections.json", "det_results.txt", "submit.zip", "res_c.txt", "c.jpg", "c_0.jpg"}
 
 
 @pytest.mark.parametrize("line", ['"../precious"', '"precious"', '"/tmp/precious"', '"pictures/../../precious"', "{}",
@@ -110,7 +188,9 @@ def test_a_forged_list_removes_nothing_of_others(tmp_path, line):
     for link in ("pictures", "link", "submit/link"):
         os.symlink(tmp_path / "elsewhere", out / link)
     (out / MARKER).write_bytes(MAGIC + line.encode() + b"\n")
-    OutputFolder(out).release()
+    folder = OutputFolder(out)
+    folder.replace([path.parts[0] for path in folder.earlier])
+    folder.release()
     assert all((place / "precious").exists() for place in (tmp_path, out, tmp_path / "elsewhere"))
 
 
@@ -250,8 +330,9 @@ def test_names_that_are_no_utf8(tmp_path):
     assert list(json.loads((tmp_path / "detections.json").read_bytes())["images"]) == [name]
     with zipfile.ZipFile(tmp_path / "submit.zip") as archive:
         assert archive.namelist() == ["res_caf\ufffd 1.txt"]
-    write(tmp_path, ["b.jpg"], ["json"])
-    assert list(content(tmp_path)) == ["detections.json"]
+    write(tmp_path, ["b.jpg"], KINDS)
+    assert {Path(name).name for name in content(tmp_path)} == {
+        "detections.json", "det_results.txt", "submit.zip", "res_b.txt", "b.jpg", "b_0.jpg"}
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(3, 9), st.just(2)), elements=st.floats(-50, 5000, width=32)))

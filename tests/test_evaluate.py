@@ -216,15 +216,35 @@ def test_a_broken_network(tmp_path, output, message):
         evaluate(BrokenRunner(output), [draw(tmp_path / "img_1.png", [])], PIXELS, PADDLE_BOXES)
 
 
-def test_no_images_and_images_of_the_same_name(tmp_path):
+def test_no_images_and_one_image_twice(tmp_path):
     with pytest.raises(DbnetError, match="no images to evaluate"):
         evaluate(BrightnessRunner(), [], PIXELS, PADDLE_BOXES)
-    (tmp_path / "other").mkdir()
-    samples = [draw(tmp_path / "img_1.png", []), draw(tmp_path / "other" / "img_1.png", [])]
-    with pytest.raises(DbnetError, match=r"another image is called img_1\.png"):
-        evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES)
-    with pytest.raises(DbnetError, match=r"another image is called img_1\.png"):
-        evaluate_results(samples, [[], []])
+    sample = draw(tmp_path / "img_1.png", [])
+    for again in (sample, replace(sample, image=tmp_path / "below" / ".." / "img_1.png")):
+        with pytest.raises(DbnetError, match=r"img_1\.png: is there twice"):
+            evaluate(BrightnessRunner(), [sample, again], PIXELS, PADDLE_BOXES)
+        with pytest.raises(DbnetError, match=r"img_1\.png: is there twice"):
+            evaluate_results([sample, again], [[], []])
+
+
+def test_images_of_one_name_in_several_folders(tmp_path):
+    """All are called by their paths below the folder that holds them, in the report and in the file of detections."""
+    for folder in ("a", "b/c"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = ["a/img_1.png", "b/c/img_1.png", "b/img_2.png"]
+    samples = [draw(tmp_path / name, [(20 + 9 * i, 30, 60, 14)] * (i > 0)) for i, name in enumerate(names)]
+    save = tmp_path / "found.jsonl"
+    for resumed in (0, 3):
+        report = evaluate(BrightnessRunner(), samples, PIXELS, PADDLE_BOXES, save=save)
+        assert report.resumed == resumed
+        images = report.to_dict()["images"]
+        assert list(images) == names
+        assert [len(image["detections"]) for image in images.values()] == [0, 1, 1]
+        assert [json.loads(line)["name"] for line in save.read_text().splitlines()[1:]] == names
+    scored = evaluate_results(samples, [report.detections[name] for name in names])
+    assert scored.scores == report.scores
+    assert list(scored.detections) == names
+    assert list(evaluate_results(samples[1:], [[], []]).detections) == ["img_1.png", "img_2.png"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -95,6 +95,23 @@ def test_several_label_files(folder, tmp_path):
     assert list(found["images"]) == ["img_1.png", "img_2.png", "img_3.png"]
 
 
+def test_images_of_one_name_in_several_folders(folder, tmp_path):
+    entries = (folder / "data/test/test_det_gt.txt").read_text().splitlines()[0].partition("\t")[2]
+    for name in ("a", "b", "b/c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "img_1.png").write_bytes((folder / "data/test/images/img_1.png").read_bytes())
+    (tmp_path / "a.txt").write_text(f"img_1.png\t{entries}")
+    (tmp_path / "b.txt").write_text(f"img_1.png\t{entries}\nc/img_1.png\t{entries}")
+    arguments = [folder / "dbnet_resnet18.onnx", "-c", "db_r18_icdar15", "--root", tmp_path, *options(
+        "eval.dataset.data_dir=[a, b]", "eval.dataset.label_file=[a.txt, b.txt]")]
+    found = scored(*arguments)
+    assert list(found["images"]) == ["a/img_1.png", "b/img_1.png", "b/c/img_1.png"]
+    assert len({json.dumps(image) for image in found["images"].values()}) == 1
+    arguments += ["-o", "eval.dataset.data_dir=[a, a]", "-o", "eval.dataset.label_file=[a.txt, a.txt]"]
+    with pytest.raises(DbnetError, match=r"a/img_1\.png: is there twice"):
+        CliRunner().invoke(evaluate, list(map(str, arguments)), catch_exceptions=False)
+
+
 def test_what_the_seed_publishes_is_told(folder):
     done = dbnet("evaluate", folder / "dbnet_resnet18.onnx", "-c", "db_r18_icdar15", "--root", folder / "data",
                  "--limit", "1", "-o", "eval.loader.num_workers=3")
@@ -116,7 +133,9 @@ def test_what_the_seed_publishes_is_told(folder):
      "(data/test has test_det_gt.txt)"),
     (["-c", "db_r18_icdar15", "nothing.onnx", "--root", "data"], "nothing.onnx"),
     (["-c", "db_r18_icdar15", "dbnet_resnet18.onnx", "--root", "data", "-o", "eval.dataset.sample_ratio=0"],
-     "no images"),
+     "eval.dataset.sample_ratio (command line) leaves none of 4 images"),
+    (["-c", "db_r18_icdar15", "dbnet_resnet18.onnx", "--root", "data", "-o", "eval.dataset.sample_ratio=0.1"],
+     "eval.dataset.sample_ratio (command line) leaves none of 4 images"),
     (["-c", "db_r18_icdar15", "dbnet_resnet18.onnx", "--root", "data", "-o", "eval.dataset.type=SynthTextDataset"],
      "SynthTextDataset is not evaluated"),
     (["-c", "db_r18_icdar15", "dbnet_resnet18.onnx", "--root", "data", "-o", "eval.loader.batchsize=2"],

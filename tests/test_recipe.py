@@ -43,7 +43,7 @@ def test_every_recipe_of_the_seed_is_shown_as_it_is(seed, tmp_path):
         output = show(file)
         assert output.splitlines()[0] == f"[{name}]"
         shown = seed_recipes.shown(output)
-        assert {path: value for path, (value, _) in shown.items()} == settings, name
+        assert [(path, value) for path, (value, _) in shown.items()] == list(settings.items()), name
         lines = file.read_text().splitlines()
         for path, (_, origin) in shown.items():
             stem, _, number = origin.partition(":")

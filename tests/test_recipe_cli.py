@@ -107,6 +107,9 @@ def test_the_command(tmp_path):
     assert [shown[path] for path in ("scheduler.lr", "train.ema", "loss.eps")] == [
         ("0.1", "command line"), ("True", "command line"), ("1e-05", "command line")]
     assert seed_recipes.shown(show("-o=scheduler.lr=0.1", "db_r50_icdar15"))["scheduler.lr"][0] == "0.1"
+    for named in (["-c", "db_r50_icdar15"], ["--config", "db_r50_icdar15"], ["-c=db_r50_icdar15"],
+                  ["-o", "loss.eps=1e-6", "-c", "db_r50_icdar15", "--json"]):
+        assert ('"recipe": "db_r50_icdar15"' if "--json" in named else "[db_r50_icdar15]") in show(*named)
     for arguments in (["--json", "db_r50_icdar15"], ["db_r50_icdar15", "--json"], ["db_r50_icdar15", "--json", "-"]):
         found = json.loads(show(*arguments))
         assert found["settings"] == read_recipe("db_r50_icdar15").settings
@@ -124,6 +127,7 @@ def test_exit_codes(tmp_path):
         assert done.stderr.count("\n") == 1
         assert done.stdout == ""
     dbnet("recipe", "show", code=2)
+    assert "both" in dbnet("recipe", "show", "db_r50_icdar15", "-c", "db_r50_icdar15", code=2).stderr
     file = write(tmp_path, "scheduler: {lr: 1}")
     dbnet("recipe", "show", file, "--json", file.with_suffix(".txt"), code=2)
     assert dbnet("recipe", "show", file, "--json=" + str(file), code=3).stderr.count("\n") == 1
@@ -140,3 +144,7 @@ def test_list_and_keys():
     output = CliRunner().invoke(command, ["keys", "postprocess"], catch_exceptions=False).output
     assert "postprocess.box_thresh" in output
     assert "from 0 to 1" in output
+    for word, key in (("LR", "scheduler.lr"), ("Unclip", "postprocess.expand_ratio"), ("mixed precision", "amp_level")):
+        assert key in CliRunner().invoke(command, ["keys", word], catch_exceptions=False).output
+    with pytest.raises(DbnetError, match="no key has 'nothing'"):
+        CliRunner().invoke(command, ["keys", "nothing"], catch_exceptions=False)

@@ -99,6 +99,7 @@ def _samples(recipe: Recipe) -> list[Sample]:
     if kind != "DetDataset":
         raise DbnetError(f"{recipe.where('eval.dataset.type')}: {kind} is not evaluated, only DetDataset")
     samples: list[Sample] = []
+    there = 0
     for data in recipe.eval_data:
         for what, path in (("data_dir", data.images), ("label_file", data.label_file)):
             if not path.exists():
@@ -106,6 +107,10 @@ def _samples(recipe: Recipe) -> list[Sample]:
                                  f"-o eval.dataset.dataset_root=... names the folder above it")
         found = load_prepared(data.label_file, data.images)
         samples += found[:round(len(found) * data.ratio)]
+        there += len(found)
+    if there and not samples:
+        raise DbnetError(f"{recipe.where('eval.dataset.sample_ratio')} leaves none of {there} images; "
+                         f"give a larger one")
     return samples
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbnet.cli.options import json_checked, print_table, write_json
 from dbnet.cli.recipe_options import RecipeCommand, opt_option
 from dbnet.errors import DbnetError
+
+if TYPE_CHECKING:
+    from dbnet.recipe import Recipe
 
 
 @click.group()
@@ -35,17 +38,24 @@ def _json(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @recipe.command(cls=_JsonCommand)
-@click.argument("file")
+@click.argument("file", required=False)
+@click.option("-c", "--config", metavar="FILE", help="The same as FILE, as other commands take it.")
 @opt_option
 @click.option("--all", "absent", is_flag=True, help="Also keys that are left out and what MindOCR's code then takes.")
 @_json
-def show(file: str, overrides: tuple[str, ...], absent: bool, json_path: str | None) -> None:
+def show(file: str | None, config: str | None, overrides: tuple[str, ...], absent: bool,
+         json_path: str | None) -> None:
     """Print the effective settings of FILE, or of a recipe by its name, and where each comes from.
 
     One line for each: `key = value  # file:line`, `# command line` or `# seed default`.
     """
     from dbnet.recipe import read_recipe
-    read = read_recipe(file, overrides)
+    if file is not None and config is not None:
+        raise click.UsageError("FILE and -c name a recipe both; give one of them")
+    named = config if file is None else file
+    if named is None:
+        raise click.UsageError("name a recipe: a FILE, or one of dbnet recipe list")
+    read = read_recipe(named, overrides)
     if json_path is not None:
         if Path(json_path).exists() and read.file.samefile(json_path):
             raise DbnetError(f"{json_path}: is the recipe itself; name another file for --json")
@@ -53,8 +63,21 @@ def show(file: str, overrides: tuple[str, ...], absent: bool, json_path: str | N
                                "origins": read.origins})
     if json_path != "-":
         click.echo(f"[{read.name}]")
-        for path, value, origin in read.lines(absent):
+        for path, value, origin in _in_order(read, absent):
             click.echo(f"{path} = {value}  # {origin}")
+
+
+def _in_order(read: Recipe, absent: bool) -> list[tuple[str, str, str]]:
+    """The lines of a recipe as the seed's file for its network would have them."""
+    from dbnet.recipe_keys import ORDER_OF_DBPP
+    lines = list(read.lines(absent))
+    if read.get("model.neck.use_asf"):
+        for moved, before in ORDER_OF_DBPP.items():
+            paths = [path for path, *_ in lines]
+            if moved in paths and before in paths:
+                line = lines.pop(paths.index(moved))
+                lines.insert([path for path, *_ in lines].index(before), line)
+    return lines
 
 
 @recipe.command("list", cls=_JsonCommand)
@@ -84,9 +107,12 @@ def list_(json_path: str | None) -> None:
 @recipe.command("keys")
 @click.argument("word", required=False, default="")
 def keys_(word: str) -> None:
-    """Print every key of a recipe, or those with WORD in them: what it must be, and what is taken without it."""
+    """Print every key of a recipe, or those with WORD in them or in their remarks: what it must be, and what is taken
+    without it. Case does not count.
+    """
     from dbnet.recipe_words import HEADER, rows
-    found = [row for row in rows() if word in row[0]]
+    wanted = word.lower()
+    found = [row for row in rows() if wanted in row[0].lower() or wanted in row[-1].lower()]
     if not found:
         raise DbnetError(f"no key has {word!r} in it; dbnet recipe keys prints them all")
     print_table("", HEADER, found)
