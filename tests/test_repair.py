@@ -23,7 +23,7 @@ def kinds(mended):
 
 
 @pytest.mark.parametrize("points", [SQUARE, ARC, [[0, 0], [200, 0], [200, 100], [0, 100]], [[0, 0], [9, 0], [5, 9]],
-                                    [[10, 10], [50, 10], [40, 40], [40, 40]], [[1.25, 2.5], [9.75, 2.5], [5, 9]]])
+                                    [[1.25, 2.5], [9.75, 2.5], [5, 9]]])
 def test_a_sound_polygon_is_left_alone(points):
     mended = mend(np.array(points), SIZE)
     np.testing.assert_array_equal(mended.polygon, points)
@@ -90,11 +90,38 @@ def test_without_a_size_nothing_is_clipped():
     np.testing.assert_array_equal(mend(np.array(far)).polygon, far)
 
 
-def test_a_curved_text_that_leaves_the_image_and_comes_back_keeps_its_larger_part():
-    u = [[10, 60], [10, 130], [110, 130], [110, 20], [130, 20], [130, 150], [-10, 150], [-10, 60]]
-    mended = mend(np.array(u), SIZE)
-    assert kinds(mended) == ["clipped"]
-    assert shapely.Polygon(mended.polygon).equals(shapely.box(110, 20, 130, 100))
+@pytest.mark.parametrize(("points", "size", "hull"), [
+    ([[10, 60], [10, 130], [110, 130], [110, 20], [130, 20], [130, 150], [-10, 150], [-10, 60]], SIZE,
+     [[0, 60], [110, 20], [130, 20], [130, 100], [0, 100]]),
+    ([[-10, 0], [50, 0], [50, 10], [-5, 20], [50, 30], [50, 40], [-10, 40]], (720, 1280),
+     [[0, 0], [50, 0], [50, 40], [0, 40]]),
+])
+def test_a_curved_text_that_leaves_the_image_and_comes_back_is_ignored(points, size, hull):
+    """Half of it would be learnt as the whole text, and the other half as background."""
+    mended = mend(np.array(points), size)
+    [(kind, detail)] = mended.steps
+    assert (kind, mended.ignore) == ("ignored", True)
+    assert "in several parts, " in detail
+    assert f" beyond {size[1]} x {size[0]}: " in detail
+    assert shapely.Polygon(mended.polygon).equals(shapely.Polygon(hull))
+    sample = Sample(Path("a"), [np.array(points, np.float64)], np.array([False]), ["word"])
+    assert mend_labels("a.jpg", sample, size)[0].texts == ["###"]
+
+
+def test_a_small_part_that_is_cut_off_does_not_count():
+    hook = [[10, 20], [190, 20], [190, 104], [186, 104], [186, 98], [184, 98], [184, 104], [10, 104]]
+    mended = mend(np.array(hook), SIZE)
+    assert (kinds(mended), mended.ignore) == (["clipped"], False)
+
+
+@pytest.mark.parametrize(("points", "expected"), [
+    ([[10, 10], [50, 10], [40, 40], [40, 40]], [[10, 10], [50, 10], [40, 40]]),
+    ([*SQUARE, SQUARE[0]], SQUARE), ([SQUARE[0], *SQUARE, SQUARE[3], SQUARE[3]], SQUARE),
+])
+def test_a_point_that_is_said_twice_in_a_row(points, expected):
+    mended = mend(np.array(points), SIZE)
+    np.testing.assert_array_equal(mended.polygon, expected)
+    assert (mended.steps, mended.ignore) == ([], False)
 
 
 coordinate = st.one_of(st.integers(-30, 130), st.floats(-30, 130), st.integers(0, 3), st.floats(-1e6, 1e6),

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", "--output_path", "--output-path", type=PathArgument, metavar="FILE",
               help="The label file to write, .txt; of synthtext the .mat file.")
 @click.option("--out-images", type=PathArgument, metavar="DIR",
-              help="Also gather all images in DIR (links or copies): gif and images turned by EXIF as upright PNG.")
+              help="Also gather all images in DIR, as hard links: the same files, so do not edit them there. gif and "
+                   "images with an EXIF orientation become PNG, in the pixels that their labels mean.")
+@click.option("--copy", is_flag=True, help="With --out-images: copies instead of links.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per core, at most 8.")
 @click.option("--list", "listed", is_flag=True, help="Print a line for each repair.")
 @click.option("--force", is_flag=True, help="Replace an older label file, or fill a folder that is not empty.")
 @json_option
-def convert(source: Source, out: Path | None, out_images: Path | None, workers: int | None, listed: bool, force: bool,
-            json_path: str | None) -> None:
+def convert(source: Source, out: Path | None, out_images: Path | None, copy: bool, workers: int | None, listed: bool,
+            force: bool, json_path: str | None) -> None:
     """Write a data set's labels as one label file, as MindOCR and PaddleOCR read them.
 
     DATASET: icdar2015, td500 (and HUST-TR400), ctw1500, totaltext, mlt2017, synthtext, or prepared for a label file.
@@ -37,6 +39,8 @@ def convert(source: Source, out: Path | None, out_images: Path | None, workers: 
         raise click.UsageError("name the label file to write: --out train_det_gt.txt")
     if json_path not in (None, "-") and Path(json_path or "").resolve() == out.resolve():
         raise click.UsageError("--json and --out are one file")
+    if copy and out_images is None:
+        raise click.UsageError("--copy goes with --out-images")
     if source.dataset == SYNTHTEXT:
         from dbnet.cli.data_synthtext import convert_synthtext
         if out_images is not None:
@@ -46,7 +50,7 @@ def convert(source: Source, out: Path | None, out_images: Path | None, workers: 
     _check_out(out, source, force)
     if out_images is not None:
         _check_copies(out_images, source, force)
-    preparation = _prepared(source, out_images, workers, json_path == "-")
+    preparation = _prepared(source, out_images, not copy, workers, json_path == "-")
     _write(out, preparation.lines)
     data = {**_report(preparation), "out": str(out)}
     if json_path is not None:
@@ -62,15 +66,17 @@ def _report(preparation: Preparation) -> dict[str, Any]:
     return report(preparation)
 
 
-def _prepared(source: Source, copies: Path | None, workers: int | None, quiet: bool) -> Preparation:
+def _prepared(source: Source, copies: Path | None, link: bool, workers: int | None, quiet: bool) -> Preparation:
     from dbnet.cli.data_print import progress
     from dbnet.datasets.preparing import prepare
     paired = source.paired()
+    if not paired.entries:
+        raise DbnetError(f"{', '.join(map(str, source.labels))}: holds no labels; nothing was written")
     if copies is not None:
         copies.mkdir(exist_ok=True)
     with progress(quiet) as advance:
-        preparation = prepare(paired, workers, advance, copies)
-    if not preparation.lines and paired.entries:
+        preparation = prepare(paired, workers, advance, copies, link)
+    if not preparation.lines:
         first = next(repair for repair in preparation.repairs if repair.effect == "left out")
         raise DbnetError(f"none of {len(paired.entries)} images can be used: {first.image}: {first.kind}, "
                          f"{first.detail}; nothing was written")
@@ -96,9 +102,9 @@ def _check_out(out: Path, source: Source, force: bool) -> None:
 
 def _is_label_file(path: Path) -> bool:
     from dbnet.datasets.archive import decode
-    from dbnet.datasets.labelfile import is_label_file
+    from dbnet.datasets.labelfile import FIRST_LINES, is_label_file
     with path.open("rb") as stream:
-        return is_label_file(decode(stream.readline(2**22)))
+        return is_label_file(decode(b"".join(stream.readline(2**22) for _ in range(FIRST_LINES))))
 
 
 def _check_copies(copies: Path, source: Source, force: bool) -> None:

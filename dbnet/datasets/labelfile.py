@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,13 +20,15 @@ from dbnet.errors import DbnetError
 from dbnet.sample import Sample
 
 DO_NOT_CARE = ("###", "*")
+#: So many lines are looked at to tell a label file.
+FIRST_LINES = 20
 LINE = 'path<TAB>[{"transcription": ..., "points": [[x, y], ...]}, ...]'
 
 
 def is_label_file(text: str) -> bool:
-    """Whether the first line that holds something is one of a label file."""
-    first = next((line for _, line in lines_of(text[:MAX_BYTES], "")), "")
-    return first.partition("\t")[2].lstrip().startswith("[")
+    """Whether one of the first lines that hold something is one of a label file: others may be spoilt, or a title."""
+    first = islice(lines_of(text[:MAX_BYTES], ""), FIRST_LINES)
+    return any(line.partition("\t")[2].lstrip().startswith("[") for _, line in first)
 
 
 def rows(text: str, where: str, by_path: bool = False) -> Iterator[tuple[str, str, list[Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,10 +104,11 @@ def where_of(path: Path, name: str) -> str:
 # Telling --------------------------------------------------------------------------------------------------------------
 
 
-def told_dataset(path: Path, texts: Mapping[str, str], advice: str = "say --format") -> str:
+def told_dataset(path: Path, texts: Mapping[str, str], advice: str = "say --format",
+                 choices: Sequence[str] = FORMATS) -> str:
     """The one data set that names and lines of the texts (name -> text) fit.
 
-    Raises DbnetError with the names that would do, behind `advice`.
+    Raises DbnetError with the names that would do, behind `advice`; `choices` where any would.
     """
     for suffix, dataset in ((".gt", "td500"), (".xml", "ctw1500")):
         if all(name.lower().endswith(suffix) for name in texts):
@@ -126,7 +127,7 @@ def told_dataset(path: Path, texts: Mapping[str, str], advice: str = "say --form
         raise DbnetError(f"{path}: cannot tell which labels these are: {' or '.join(sorted(fitting))} would fit "
                          f"{min(texts)}; {advice} {'|'.join(sorted(fitting))}")
     hint = "they may be results; " if all(map(_is_result, texts.values())) else ""
-    raise DbnetError(f"{path}: cannot tell which labels these are ({min(texts)}); {hint}{advice} {'|'.join(PARSERS)}")
+    raise DbnetError(f"{path}: cannot tell which labels these are ({min(texts)}); {hint}{advice} {'|'.join(choices)}")
 
 
 def by_lines(texts: Iterable[str]) -> set[str] | None:
@@ -142,6 +143,26 @@ def by_lines(texts: Iterable[str]) -> set[str] | None:
     fitting = {dataset for dataset, count in counts.items() if count >= MOST * total}
     # An ICDAR 2015 transcription may begin with a script and a comma, but not nearly all of them.
     return (fitting - {"icdar2015"} if "mlt2017" in fitting else fitting) or None
+
+
+def speaks_against(dataset: str, texts: Iterable[str]) -> float:
+    """Share of the lines that can only be those of another data set. A spoilt line is none."""
+    total = against = 0
+    for text in texts:
+        has_records = totaltext.START.search(text) is not None
+        for _, line in lines_of(text, ""):
+            total += 1
+            against += dataset != "totaltext" if has_records else _is_against(dataset, line)
+    return against / total if total else 0.0
+
+
+def _is_against(dataset: str, line: str) -> bool:
+    forms, fields = _forms(line), line.split(",")
+    if "mlt2017" in forms:  # ICDAR 2015's could be such by chance
+        return dataset != "mlt2017"
+    # Six or seven numbers may be a quad with a spoilt one.
+    is_short = len(fields) > 6 and all(map(is_number, fields[:6])) and not all(map(is_number, fields[:8]))
+    return bool(forms) and dataset not in forms and not is_short
 
 
 def _forms(line: str) -> set[str]:

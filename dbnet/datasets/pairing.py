@@ -81,7 +81,7 @@ def pair(labels: LabelSet, folders: Sequence[Path], base: Path | None = None) ->
             repairs.append(Repair(_assumed_name(labels, sample), None, "missing image", f"not in {_all(folders)}"))
     used = {entry.image for entry in entries}
     # Other folders below, say those of another split, are not what these labels are about.
-    around = {file.parent for file in used if file is not None}
+    around = {file.parent for file in used if file is not None} or {file.parent for file in files}
     stems = {(file.parent, file.stem) for file in used if file is not None}
     repairs += [Repair(name_below(folder, file), None, "no label", f"nothing for it in {labels.source}")
                 for file in files if file not in used and file.parent in around

@@ -28,6 +28,8 @@ from dbnet.preprocess import read_image
 from dbnet.sample import Sample
 
 MAX_WORKERS = 8
+#: Data set of label files that name none.
+OWN = "labelfile"
 Progress = Callable[[int, int], None]
 
 
@@ -86,11 +88,12 @@ class Preparation:
 
 
 def prepare(paired: Paired, workers: int | None = None, progress: Progress | None = None,
-            copies: Path | None = None) -> Preparation:
+            copies: Path | None = None, link: bool = True) -> Preparation:
     """Checks every image and mends every label.
 
-    copies: an existing folder that gets every image: those that OpenCV and EXIF make no trouble with as links or
-    copies, the others as PNG. The names then lie below it. Raises DbnetError if `workers` is below 1 or a copy cannot
+    copies: an existing folder that gets every image: those that OpenCV and EXIF make no trouble with as hard links (the
+    same file under another name; copies where that cannot be, or without `link`), the others as PNG. The names then lie
+    below it. Raises DbnetError if `workers` is below 1 or a copy cannot
     be written.
     """
     if workers is not None and workers < 1:
@@ -98,10 +101,12 @@ def prepare(paired: Paired, workers: int | None = None, progress: Progress | Non
     if copies is not None:
         _check_copies(paired.entries)
     outcomes: list[Outcome] = []
+    spoilt = frozenset(repair.image for repair in paired.repairs if repair.kind == "unreadable label")
+    work = partial(_prepared, copies=copies, link=link, spoilt=spoilt, own=paired.dataset == OWN)
     with ThreadPoolExecutor(workers or min(cores(), MAX_WORKERS)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about files that are told of here
         try:
-            for outcome in pool.map(partial(_prepared, copies=copies), paired.entries):
+            for outcome in pool.map(work, paired.entries):
                 outcomes.append(outcome)
                 if progress is not None:
                     progress(len(outcomes), len(paired.entries))
@@ -117,8 +122,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepared(entry: Entry, copies: Path | None) -> Outcome:
-    """One image and its labels; runs in a thread."""
+def _prepared(entry: Entry, copies: Path | None, link: bool, spoilt: frozenset[str], own: bool) -> Outcome:
+    """One image and its labels; runs in a thread. spoilt: images of which labels could not be read."""
     if fault := _name_fault(entry.name):
         return Outcome(entry, entry.name, None, [], [Repair(ascii(entry.name), None, "file name", fault)])
     name, size, sample, repairs, as_stored = entry.name, None, entry.sample, [], False
@@ -127,17 +132,21 @@ def _prepared(entry: Entry, copies: Path | None) -> Outcome:
         repairs += [Repair(name, None, kind, detail) for kind, detail in facts.notes]
         if facts.damage is not None:
             return Outcome(entry, name, None, [], [*repairs, Repair(name, None, "damaged image", facts.damage)])
-        size, told = _frame(facts, entry.sample)
-        as_stored = bool(told) and size == facts.size
+        as_stored, told = _frame(facts, entry.sample, own)
+        size = facts.size if as_stored else facts.shown_size
         repairs += [Repair(name, None, "EXIF", told)] if told else []
+    mended, kept, steps = mend_labels(entry.name, sample, size)
+    if not mended.texts and sample.image.as_posix() in spoilt:
+        nothing = Repair(name, None, "unreadable label", "none of its labels is left; the image would count as empty")
+        return Outcome(entry, name, None, [], [*repairs, *steps, nothing])
+    if entry.image is not None:
         if copies is not None:
-            name, step = _copied(entry.image, name, copies, facts, as_stored)
+            name, step = _copied(entry.image, name, copies, facts, as_stored, link)
             repairs += [Repair(entry.name, None, "converted", step)] if step else []
         elif not facts.opencv:
             return Outcome(entry, name, None, [], [*repairs, Repair(name, None, "not for OpenCV", "see --out-images")])
     if not sample.texts:
         repairs.append(Repair(name, None, "no text", "its label file is empty, or its list of labels"))
-    mended, kept, steps = mend_labels(entry.name, sample, size)
     return Outcome(entry, name, replace(mended, image=entry.image or Path(name)), kept, repairs + steps, as_stored)
 
 
@@ -153,21 +162,23 @@ def safe_name(name: str) -> str:
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("/", ".."))
 
 
-def _frame(facts: ImageFacts, sample: Sample) -> tuple[tuple[int, int], str | None]:
-    """Height and width of the image as the labels see it, and what is to be told about its orientation.
+def _frame(facts: ImageFacts, sample: Sample, own: bool) -> tuple[bool, str | None]:
+    """Whether the labels are in the image's pixels as stored in spite of an orientation, and what is to be told of it.
 
     The data sets' authors mostly measured pixels as they are stored, and MindOCR's recipes for them ignore the
-    orientation; the labels themselves tell where only one of the two can be.
+    orientation. Who labels images of his `own` sees them turned, as viewers and OpenCV show them. The labels themselves
+    tell where only one of the two can be.
     """
     if facts.orientation == 1:
-        return facts.size, None
+        return False, None
     stored, shown = (fits(sample.polygons, size) for size in (facts.size, facts.shown_size))
-    size = facts.shown_size if shown and not stored else facts.size
+    as_stored = stored if stored != shown else not own
     which = "only as it is stored" if stored and not shown else "only as it is shown" if shown and not stored else (
         "both ways" if stored else "neither way")
+    which += "" if stored != shown else f", taken as it is {'stored' if as_stored else 'shown'}"
     (height, width), (shown_height, shown_width) = facts.size, facts.shown_size
-    return size, (f"orientation {facts.orientation}: stored as {width} x {height}, shown as {shown_width} x "
-                  f"{shown_height}; its labels fit {which}")
+    return as_stored, (f"orientation {facts.orientation}: stored as {width} x {height}, shown as {shown_width} x "
+                       f"{shown_height}; its labels fit {which}")
 
 
 # Copies ---------------------------------------------------------------------------------------------------------------
@@ -183,11 +194,12 @@ def _check_copies(entries: Sequence[Entry]) -> None:
         seen[stem] = entry.name
 
 
-def _copied(image: Path, name: str, copies: Path, facts: ImageFacts, as_stored: bool) -> tuple[str, str | None]:
+def _copied(image: Path, name: str, copies: Path, facts: ImageFacts, as_stored: bool,
+            link: bool) -> tuple[str, str | None]:
     """Puts the image into `copies`; its name there, and what was done to it if it is no plain copy."""
     name = safe_name(name)
     if facts.opencv and facts.orientation == 1:
-        _link(image, copies / name)
+        _place(image, copies / name, link)
         return name, None
     name = PurePosixPath(name).with_suffix(".png").as_posix()
     if facts.opencv:
@@ -202,17 +214,23 @@ def _copied(image: Path, name: str, copies: Path, facts: ImageFacts, as_stored: 
     return name, done
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no such links."""
+def _place(source: Path, target: Path, link: bool) -> None:
+    """The same file under another name; a copy without `link`, or where the file system has no such links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.unlink(missing_ok=True)
-        try:
-            os.link(source.resolve(), target)
-        except OSError:
+        if not (link and _linked(source, target)):
             shutil.copyfile(source, target)
     except OSError as error:
         raise DbnetError(f"{target}: could not be written ({error.strerror}); choose another --out-images") from error
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        return False
+    return True
 
 
 def _write_png(target: Path, pixels: np.ndarray) -> None:

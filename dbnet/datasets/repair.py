@@ -25,9 +25,10 @@ KINDS: dict[str, tuple[Effect, str]] = {
     "reversed": ("repaired", "outline ran anticlockwise; turned round, its first point kept"),
     "reordered": ("repaired", "outline crossed itself; its points in another order do not"),
     "untangled": ("repaired", "outline crossed itself in a corner; the outline of what it covers"),
-    "ignored": ("repaired", "outline crosses itself beyond repair; its hull, marked ###"),
+    "ignored": ("repaired", "outline crosses itself beyond repair, or the border cuts it apart; its hull, marked ###"),
     "clipped": ("repaired", "outline reached beyond the image; cut at its border"),
     "dropped": ("repaired", "outline encloses nothing in the image; the text was dropped"),
+    "difficult": ("repaired", "label that is marked difficult (PPOCRLabel); its transcription became ###"),
     "marked text": ("repaired", "readable text that would mean do not care; a blank was added"),
     "converted": ("repaired", "image written again as PNG in --out-images"),
     "EXIF": ("noted", "image is turned by its EXIF orientation: readers disagree, look at it"),
@@ -49,7 +50,7 @@ KINDS: dict[str, tuple[Effect, str]] = {
 #: Of a polygon, in square pixels; less is no text, and dividing by it is asking for trouble.
 LEAST_AREA = 0.5
 TINY = f"less than {LEAST_AREA:g} square pixels"
-#: A crossing that leaves so large a share of the covered area in one piece is a slip in a corner.
+#: A crossing that leaves so large a share of the covered area in one piece is a slip in a corner. So is a border.
 SLIP = 0.9
 #: Decimals of a coordinate: what a rotated rectangle needs, and no more than is alike on every machine.
 DECIMALS = 2
@@ -125,11 +126,13 @@ def mend(polygon: np.ndarray, size: tuple[int, int] | None = None) -> Mended:
         points = _turned_round(points)
         steps.append(("reversed", f"{len(points)} points"))
     if size is not None and _is_beyond(points, size):
-        inside = _clipped(points, size)
+        inside, is_whole = _clipped(points, size)
         if inside is None:
             return Mended(None, False, [("dropped", f"outside of {size[1]} x {size[0]} pixels: {_told(points)}")])
-        steps.append(("clipped", f"{_overhang(points, size):g} pixels beyond {size[1]} x {size[0]}"))
-        points = inside
+        beyond = f"{_overhang(points, size):g} pixels beyond {size[1]} x {size[0]}"
+        steps.append(("clipped", beyond) if is_whole else ("ignored", f"in several parts, {beyond}: {_told(points)}"))
+        points, ignore = inside, ignore or not is_whole
+    points = points[(points != np.roll(points, -1, axis=0)).any(1)]  # a point that is said twice in a row
     if abs(signed_area(points)) < LEAST_AREA:
         return Mended(None, False, [("dropped", f"{TINY}: {_told(points)}")])
     return Mended(points, ignore, steps)
@@ -173,14 +176,20 @@ def _untangled(points: np.ndarray) -> tuple[str, np.ndarray]:
     return "ignored", _hull(points)
 
 
-def _clipped(points: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-    """The largest part of a valid polygon inside the image; None where there is none worth the name."""
+def _clipped(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray | None, bool]:
+    """What a valid polygon covers inside the image, and whether that is nearly all in one piece: else its hull.
+
+    None where there is nothing worth the name.
+    """
     height, width = size
-    part, _ = _largest(shapely.intersection(shapely.Polygon(points), shapely.box(0, 0, width, height)))
+    covered = shapely.intersection(shapely.Polygon(points), shapely.box(0, 0, width, height))
+    part, share = _largest(covered)
     if part is None or part.area < LEAST_AREA:
-        return None
+        return None, True
+    if share < SLIP:  # one part alone would be readable without the others
+        return _hull(np.round(shapely.get_coordinates(covered), DECIMALS) + 0.0), False
     inside = _from_ring(part, np.clip(points[0], 0, (width, height)))
-    return _clockwise(inside) if _is_sound(inside) else _hull(inside)  # rounding can make a sliver cross itself
+    return _clockwise(inside) if _is_sound(inside) else _hull(inside), True  # rounding can make a sliver cross itself
 
 
 def _largest(geometry: Any) -> tuple[Any, float]:

@@ -20,6 +20,8 @@ from dbnet.sample import Sample
 NAMES = ("polygt", "gt")
 #: Of the rectangles, which the release has beside the polygons.
 RECTANGLES = "rectgt"
+#: Of SynthText's gt.mat, in lower case.
+SYNTHTEXT = {"imnames", "wordbb"}
 COLUMNS = "'x:', x, 'y:', y, transcription, orientation"
 
 
@@ -49,6 +51,9 @@ def _labels(variables: dict[str, Variable], where: str) -> Variable:
         return found[0]
     if any(name.lower() == RECTANGLES for name in variables):
         raise DbnetError(f"{where}: holds the upright rectangles ({RECTANGLES}); give the release's folder Polygon")
+    if {name.lower() for name in variables} >= SYNTHTEXT:
+        raise DbnetError(f"{where}: is SynthText's gt.mat; say so: dbnet data check synthtext --images DIR --labels "
+                         f"{where}")
     held = ", ".join(variables) or "nothing"
     raise DbnetError(f"{where}: holds {held}, where Total-Text has one variable {' or '.join(NAMES)}; give its own "
                      f"poly_gt_*.mat files")
