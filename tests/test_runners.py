@@ -283,7 +283,7 @@ def test_mindspore_is_cured_and_torch_is_not_slowed(root):
     done = in_a_process(OPEN + THEN_TORCH, root, ONEDNN_VERBOSE="1")
     mindspore, torch = isas(done.stdout)
     assert mindspore.endswith("AVX2")
-    assert "AVX-512" in torch
+    assert "AVX-512" in torch or "AVX10" in torch  # newer processors have it under another name
     assert "limit None AVX2" in done.stdout
     assert done.stderr == ""
 
