@@ -85,10 +85,10 @@ def read(path: Path) -> TensorFile:
     except MalformedError as error:
         raise DbnetError(f"{path}: is damaged or no MindSpore checkpoint: {error}; "
                          f"copy or download it again, or save it again with ms.save_checkpoint") from error
-    record = texts.pop(RECORD_KEY, None)
+    record, raw = texts.pop(RECORD_KEY, None), tensors
     tensors, scalars = split_scalars(tensors)
     tensors, training, ema = split_training_state(tensors)
-    return TensorFile("ckpt", tensors, record, texts | scalars, training, ema=ema, release=mapped.release)
+    return TensorFile("ckpt", tensors, record, texts | scalars, training, ema=ema, raw=raw, release=mapped.release)
 
 
 def write(stream: BinaryIO, tensors: Mapping[str, np.ndarray], record: str | None) -> None:

@@ -66,11 +66,12 @@ def read(path: Path) -> TensorFile:
         raise DbnetError(f"{where}: {error}") from error
     except BadZipError as error:
         raise DbnetError(f"{where}: is a damaged or incomplete archive ({error}); copy or download it again") from error
+    raw = tensors
     tensors, training, prefixed = split_training_state(tensors)
     for what, count in contents.training.items():
         training[what] = training.get(what, 0) + count
     return TensorFile("pth", tensors, contents.record, contents.metadata, training, contents.notes + notes,
-                      ema if ema is not None else prefixed, file.release)
+                      ema if ema is not None else prefixed, raw, file.release)
 
 
 def _open_zip(file: MappedFile, where: str) -> tuple[Any, Fetch]:

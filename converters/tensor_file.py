@@ -19,8 +19,9 @@ class TensorFile:
     C-contiguous and possibly read-only views into the mapped file. record: the JSON text under `dbnet`, if it carries
     one. training: training state beside the weights, what -> number of entries (optimizer state, EMA copies).
     notes: whatever else was found and not used, one phrase each. ema: EMA copies under plain names, if the
-    file holds them apart from `tensors`. release: gives back the memory pages of one tensor
-    (called after its last use; a no-op unless the file is mapped).
+    file holds them apart from `tensors`. raw: all that a .ckpt or .pth holds, before weights and training state were
+    told apart. release: gives back the memory pages of one tensor (called after its last use; a no-op unless the file
+    is mapped).
     """
 
     format: str
@@ -30,4 +31,5 @@ class TensorFile:
     training: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ema: Weights | None = None
+    raw: Weights = field(default_factory=dict)
     release: Callable[[np.ndarray], None] = lambda array: None

@@ -32,7 +32,7 @@ GLUED_PREFIXES = ("exp_avg_sq_row_", "exp_avg_sq_col_", "exp_avg_sq_", "mu_produ
 _BOOKKEEPING = re.compile(
     r"global_step|learning_rate(_group_\d+)?|weight_decay(_group_\d+)?|beta[12]_power|mu_schedule|momentum|scale_sense"
     r"|loss_scale|epoch_num|step_num|step_t|state_step|updates|current_iterator_step|last_overflow_iterator_step|cov_step|afactor_step"
-    r"|accumulation_step|accu_(step|overflow|loss)|graceful_(exit|init)")
+    r"|accumulation_step|accu_(step|overflow|loss)|graceful_(exit|init)|overflows|scale_step|dbnet_training")
 
 _PREFIXES = (*(f"{prefix}." for prefix in STATE_PREFIXES), *GLUED_PREFIXES)
 

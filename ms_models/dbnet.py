@@ -32,7 +32,12 @@ class DBNet(nn.Cell):
         return c2, c3, c4, c5, p2, p3, p4, p5, fused, logits, probability
 
     def training_outputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Probability, threshold and approximate binary map, each (N, 1, H, W): what the loss compares."""
+        """Probability, threshold and approximate binary map, each (N, 1, H, W)."""
         stages = self.stages(x)
         threshold, binary = self.head.training_maps(stages[8], stages[10])
         return stages[10], threshold, binary
+
+    def training_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability and threshold before their sigmoid, each (N, 1, H, W): what `loss.DBLoss` compares."""
+        stages = self.stages(x)
+        return stages[9], self.head.thresh(stages[8])

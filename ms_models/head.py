@@ -41,11 +41,12 @@ class DBHead(nn.Cell):
         return logits, self.sigmoid(logits)
 
     def training_maps(self, fused: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
-        """Threshold and approximate binary map, each (N, 1, 4 H, 4 W).
-
-        MindOCR multiplies the probability alone by k; the paper the difference.
-        """
+        """Threshold and approximate binary map, each (N, 1, 4 H, 4 W)."""
         threshold = self.sigmoid(self.thresh(fused))
+        return threshold, self.step(probability, threshold)
+
+    def step(self, probability: Tensor, threshold: Tensor) -> Tensor:
+        """The approximate binary map. MindOCR multiplies the probability alone by k; the paper the difference."""
         if self.paper:
-            return threshold, self.sigmoid(self.k * (probability - threshold))
-        return threshold, self.sigmoid(self.k * probability - threshold)
+            return self.sigmoid(self.k * (probability - threshold))
+        return self.sigmoid(self.k * probability - threshold)

@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HALVES = ("torch_reference", "ms_models")
 #: What only one half has: MindSpore's versions differ in ways that torch's do not.
 ONE_SIDED = {"compat.py"}
-#: Opens a model in a framework: settings differ, the calls do not (`test_runners_are_called_alike`).
-NOT_MIRRORED = {"runner.py"}
+#: Drives a model in a framework: settings and graphs differ, the calls do not (`test_runners_are_called_alike`,
+#: `test_trainers_are_called_alike`).
+NOT_MIRRORED = {"runner.py", "train.py"}
 
 #: Keywords that a layer must spell out, because the frameworks' defaults differ.
 SPELT_OUT = {
@@ -95,6 +96,23 @@ def test_runners_are_called_alike():
     for methods in calls:
         assert any(line.startswith(shared) for line in methods)
         assert {"def run(self, images)", "def environment(self)"} <= set(methods)
+
+
+def public(half: str, name: str, kind: str) -> list[str]:
+    """Signatures of a class's public methods and of the module's public functions that both halves should share."""
+    lines = outline(source(half, name))
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"class {kind}:"))
+    own = [line for line in lines[start + 1:] if line.startswith("  def ")]
+    return [line.split(":")[0].strip() for line in own if line.startswith("  def __init__") or "def _" not in line]
+
+
+def test_trainers_are_called_alike():
+    trainers = [public(half, "train.py", "Trainer") for half in HALVES]
+    assert trainers[0] == trainers[1] == [
+        "def __init__(self, spec, weights, optimizer, loss, device=None, amp='O0')", "def step(self, batch, rate)",
+        "def weights(self, average=False)", "def state(self)", "def load_state(self, state)"]
+    for half in HALVES:
+        assert "def losses(parts): Waits for the device." in outline(source(half, "train.py"))
 
 
 @pytest.mark.parametrize("half", HALVES)

@@ -46,7 +46,7 @@ class TorchRunner:
             raise DbnetError(f"precision cannot be {precision!r}; choose float32 or float64")
         self.spec, self.stages, self.precision = spec, check_stages(stages), precision
         require_training_branch(self.stages, weights)
-        self._device = _device(device)
+        self._device = choose_device(device)
         self.device = str(self._device)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -86,7 +86,7 @@ class TorchRunner:
         }
 
 
-def _device(text: str | None) -> torch.device:
+def choose_device(text: str | None) -> torch.device:
     """torch's device of that name; None: the best present. Raises DbnetError if there is none."""
     npu = getattr(torch, "npu", None)  # there once torch_npu is installed
     counts = {"gpu": torch.cuda.device_count() if torch.cuda.is_available() else 0,
