@@ -93,7 +93,9 @@ class _Walk:
     def node(self, node: yaml.Node, depth: int = 0) -> Node:
         self._count += 1
         where = self.where(node)
-        if self._count > MAX_VALUES or depth > MAX_DEPTH:
+        if depth > MAX_DEPTH:
+            raise DbnetError(f"{where}: is nested too deep for a recipe, or an anchor holds itself")
+        if self._count > MAX_VALUES:
             raise DbnetError(f"{where}: its anchors grow to more than a recipe can hold")
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return Node(self._pairs(node, depth), where)
