@@ -23,8 +23,9 @@ from dbnet.training_set import Example
 MOMENTS: dict[str, tuple[str, ...]] = {"sgd": (), "momentum": ("moments.",), "adam": ("moment1.", "moment2.")}
 #: The averaged weights, statistics included (MindOCR's prefix).
 AVERAGE = "ema."
-#: The sum of the gradients of a step that is not complete, times the loss scale.
+#: The sum of the gradients of a step that is not complete, without the loss scale.
 PENDING = "grad_accumulation."
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass
@@ -52,6 +53,18 @@ class TrainingState:
     average: dict[str, np.ndarray] | None
     pending: dict[str, np.ndarray] | None
     progress: Progress
+
+
+def without_scale(pending: Mapping[str, np.ndarray], scale: LossScale) -> dict[str, np.ndarray]:
+    """Pending gradients as a state holds them. One that overflowed, for which the step will be left out, is the largest
+    number instead: files hold no Inf."""
+    return {name: np.nan_to_num(array / np.float32(scale.value), nan=_LARGEST) for name, array in pending.items()}
+
+
+def with_scale(pending: Mapping[str, np.ndarray], scale: LossScale) -> dict[str, np.ndarray]:
+    """The inverse, for the scale that holds now."""
+    with np.errstate(over="ignore"):
+        return {name: array * np.float32(scale.value) for name, array in pending.items()}
 
 
 def learned(spec: ModelSpec) -> tuple[Parameter, ...]:

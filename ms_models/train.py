@@ -7,6 +7,7 @@ batches, or may overflow, it is two, because Python decides in between whether t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -29,6 +30,8 @@ from dbnet.training import (
     decayed,
     packed,
     unpacked,
+    with_scale,
+    without_scale,
 )
 from dbnet.training_set import Example
 from ms_models import compat
@@ -68,7 +71,9 @@ class Update(nn.Cell):
     def __init__(self, spec: ModelSpec, net: DBNet, settings: OptimizerSettings):
         super().__init__(auto_prefix=False)
         self.name, self.momentum, self.eps = settings.name, settings.momentum, settings.eps
-        self.beta1, self.beta2 = settings.betas
+        # The differences are made here: graph mode knows float32 alone, in which 1 - 0.999 is off by 1e-5.
+        self.fresh1, self.fresh2 = (1 - beta for beta in settings.betas)
+        self.beta2 = settings.betas[1]
         self.clip_norm = settings.clip_norm
         self.weights = ParameterTuple(net.get_parameters())
         self.learned = ParameterTuple(net.trainable_params())
@@ -107,8 +112,8 @@ class Update(nn.Cell):
     def adam(self, factor: Tensor, rate: Tensor, correction: Tensor, gradient: Tensor, weight: Parameter, decay: float,
              moment1: Parameter, moment2: Parameter) -> Tensor:
         gradient = gradient * factor + decay * weight
-        first = moment1 + (1 - self.beta1) * (gradient - moment1)
-        second = self.beta2 * moment2 + (1 - self.beta2) * gradient * gradient
+        first = moment1 + self.fresh1 * (gradient - moment1)
+        second = self.beta2 * moment2 + self.fresh2 * gradient * gradient
         change = first / (ops.sqrt(second) / correction + self.eps)
         return ops.assign(moment1, first), ops.assign(moment2, second), ops.assign(weight, weight - rate * change)
 
@@ -211,7 +216,7 @@ class Trainer:
 
     def step(self, batch: Example, rate: float) -> Tensor:
         """Learns from one batch; (4,) float32 on the device: what `losses` reads. The first batch of each size is
-        compiled, which takes half a minute.
+        compiled, which takes 5 to 30 s.
 
         Raises DbnetError for a batch that cannot be learned from, or where MindSpore fails.
         """
@@ -257,7 +262,9 @@ class Trainer:
         moments = tuple(_arrays(group, prefix)
                         for prefix, group in zip(MOMENTS[settings.name], update.moments, strict=True))
         average = None if update.average is None else _arrays(update.average, AVERAGE)
-        pending = _arrays(self._pending, PENDING) if self._pending is not None and self.waiting else None
+        pending = None
+        if self._pending is not None and self.waiting:
+            pending = without_scale(_arrays(self._pending, PENDING), self.scale)
         progress = Progress(self.steps, self.overflows, self.waiting, self.scale.value, self.scale.good)
         return packed(TrainingState(self.weights(), moments, average, pending, progress), settings)
 
@@ -265,16 +272,16 @@ class Trainer:
         """Goes on where a trainer of either half was when it gave this state. Raises DbnetError, and changes nothing,
         for one of another network or optimizer."""
         found, update = unpacked(self.spec, self.settings, state), self._update
+        self.scale.resume(found.progress)
         _fill(update.weights, found.weights)
         for prefix, group, arrays in zip(MOMENTS[self.settings.name], update.moments, found.moments, strict=True):
             _fill(group, arrays, prefix)
         if update.average is not None and found.average is not None:
             _fill(update.average, found.average, AVERAGE)
         if self._pending is not None and found.pending is not None:
-            _fill(self._pending, found.pending, PENDING)
+            _fill(self._pending, with_scale(found.pending, self.scale), PENDING)
         self.steps, self.overflows = found.progress.global_step, found.progress.overflows
         self.waiting = found.progress.accumulation_step
-        self.scale.resume(found.progress)
 
 
 def losses(parts: Tensor) -> Losses:
@@ -303,7 +310,7 @@ def _fill(values: ParameterTuple, arrays: Mapping[str, np.ndarray], prefix: str 
         value.set_data(Tensor(arrays[value.name.removeprefix(prefix)]))
 
 
-def _compute_in(net: DBNet, dtype: ms.dtype) -> None:
+def _compute_in(net: DBNet, dtype: Any) -> None:
     """Has the layers with kernels compute in a short type, as torch's autocast has; the weights stay in float32."""
     for _, cell in net.cells_and_names():
         if isinstance(cell, (nn.Conv2d, nn.Conv2dTranspose, nn.Dense)):

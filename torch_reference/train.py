@@ -26,6 +26,8 @@ from dbnet.training import (
     learned,
     packed,
     unpacked,
+    with_scale,
+    without_scale,
 )
 from dbnet.training_set import Example
 from torch_reference.dbnet import DBNet
@@ -152,16 +154,20 @@ class Trainer:
                    for prefix in MOMENTS[self.settings.name]]
         moments = tuple(_arrays({name: torch.zeros_like(self._all[name]) if value is None else value
                                  for name, value in group.items()}) for group in buffers)
-        pending = {name: value.grad for name, value in self._learned.items()} if self.waiting else None
+        pending = None
+        if self.waiting:
+            pending = without_scale(_arrays({n: value.grad for n, value in self._learned.items()}), self.scale)
         progress = Progress(self.steps, self.overflows, self.waiting, self.scale.value, self.scale.good)
         return packed(TrainingState(self.weights(), moments, self._average and _arrays(self._average),
-                                    pending and _arrays(pending), progress), self.settings)
+                                    pending, progress), self.settings)
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Goes on where a trainer of either half was when it gave this state. Raises DbnetError, and changes nothing,
         for one of another network or optimizer."""
         found = unpacked(self.spec, self.settings, state)
+        self.scale.resume(found.progress)
+        pending = found.pending and with_scale(found.pending, self.scale)
         for name, value in self._all.items():
             value.copy_(torch.from_numpy(found.weights[name]))
         for name, value in self._learned.items():
@@ -170,13 +176,12 @@ class Trainer:
             if self.settings.name == "adam":
                 buffers["step"] = torch.tensor(float(found.progress.global_step))
             self.optimizer.state[value] = buffers
-            value.grad = found.pending and torch.empty_like(value).copy_(torch.from_numpy(found.pending[name]))
+            value.grad = pending and torch.empty_like(value).copy_(torch.from_numpy(pending[name]))
         for name, value in (self._average or {}).items():
             assert found.average is not None
             value.copy_(torch.from_numpy(found.average[name]))
         self.steps, self.overflows = found.progress.global_step, found.progress.overflows
         self.waiting = found.progress.accumulation_step
-        self.scale.resume(found.progress)
 
 
 def losses(parts: Tensor) -> Losses:
