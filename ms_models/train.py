@@ -186,7 +186,7 @@ class Trainer:
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], optimizer: OptimizerSettings,
                  loss: LossSettings, device: str | None = None, amp: Precision = "O0"):
         self.spec, self.settings = spec, optimizer
-        check_precision(amp)
+        self.amp = check_precision(amp)
         arrays = runnable(spec, weights)
         self._device = compat.set_device(None if device is None else parse_device(device))
         self.device = "cpu" if self._device.kind == "cpu" else f"{self._device.kind}:{self._device.index}"
@@ -242,6 +242,11 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             raise DbnetError(f"MindSpore failed on {self.device} with a batch of shape {batch.image.shape}: "
                              f"{compat.first_sentence(error)}; try a smaller batch or another device") from error
+        except TypeError as error:  # what a kernel says that there is not for the type
+            if self.amp == "O0":
+                raise
+            raise DbnetError(f"MindSpore {ms.__version__} cannot compute this network under {self.amp} on "
+                             f"{self.device}: {compat.first_sentence(error)}; use O0") from error
 
     def _numbers(self, rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """rate, correction and blend of `Update`, for the next step; computed in float64."""
