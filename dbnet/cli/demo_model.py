@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ HEIGHT, WIDTH = 320, 640
 
 def embedded_spec() -> ModelSpec:
     """What the record of the embedded weights says."""
-    return SPECS[SPEC]
+    spec = SPECS[SPEC]
+    return replace(spec, pixels=replace(spec.pixels, resize="short_side", size=(1088, 1088)))
 
 
 def boxes_of(probability: np.ndarray) -> list[Detection]:
