@@ -19,12 +19,14 @@ from dbnet.spec import ModelSpec, get_spec
 __all__ = ["convert", "load_weights", "save_weights"]
 
 
-def load_weights(path: str | Path, *, spec: str | None = None, dialect: str | None = None) -> dict[str, np.ndarray]:
+def load_weights(path: str | Path, *, spec: str | None = None, dialect: str | None = None,
+                 part: str | None = None) -> dict[str, np.ndarray]:
     """The weights of any supported file under canonical (MindOCR) names, in their own dtype; arrays are read-only.
 
-    Raises DbnetError. For the record as well: `converters.load.load_model`.
+    part: of a file with several networks, `Student` or `Teacher`. Raises DbnetError. For the record as well:
+    `converters.load.load_model`.
     """
-    return load_model(path, SourceOptions(spec=spec, dialect=dialect)).weights
+    return load_model(path, SourceOptions(spec=spec, dialect=dialect, part=part)).weights
 
 
 def save_weights(weights: Weights, path: str | Path, *, spec: str | ModelSpec, force: bool = False) -> None:

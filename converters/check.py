@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
 from converters.dialects import DIALECTS
 from converters.pickled_objects import printable
+from converters.prefixes import candidates
 from converters.tensor_file import Weights
 from converters.weight_map import Dialect, WeightMap
 from dbnet.errors import DbnetError
@@ -19,6 +20,8 @@ from dbnet.spec import SPECS, ModelSpec
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 #: How many names an error line or report lists before it counts the rest.
 LISTED = 3
+#: The widest neck that is looked for.
+MAX_WIDTH = 1024
 
 
 @dataclass
@@ -60,7 +63,7 @@ def listed(names: list[str]) -> str:
     return ", ".join(map(printable, names[:LISTED])) + (f", and {rest} more" if rest > 0 else "")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def weight_map(dialect_name: str, spec: ModelSpec) -> WeightMap:
     """The map of a named dialect for a spec."""
     return WeightMap(DIALECTS[dialect_name], spec)
@@ -91,13 +94,32 @@ def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def identify(tensors: Weights, dialect: str | None = None, spec: ModelSpec | None = None) -> WeightReport:
+def identify(tensors: Weights, dialect: str | None = None, spec: ModelSpec | None = None, *,
+             any_width: bool | None = None) -> WeightReport:
     """The (dialect, spec) that covers every name and shape, or the nearest one with what is wrong.
 
-    dialect: a name of DIALECTS; spec: from a record or a user; both restrict the search.
+    dialect: a name of DIALECTS; spec: from a record or a user; both restrict the search. any_width: the neck may be as
+    wide as it is in the file; by default if no spec is given.
     Raises DbnetError only if the two exclude each other.
     """
     best: WeightReport | None = None
+    free = spec is None if any_width is None else any_width
+    for mapping, prefix in _likeliest_first(tensors, dialect, spec):
+        report = _fit_any_width(tensors, mapping, prefix) if free else fit(tensors, mapping, prefix)
+        if report.problems == 0:
+            return report
+        if best is None or _distance(report, tensors) < _distance(best, tensors):
+            best = report
+    if best is None:
+        raise DbnetError(f"{dialect} names do not exist for {spec.name if spec else 'any spec'}; "
+                         f"they exist for {', '.join(DIALECTS[str(dialect)].specs)}")
+    return best
+
+
+def _likeliest_first(tensors: Weights, dialect: str | None, spec: ModelSpec | None) -> list[tuple[WeightMap, str]]:
+    """Every (map, prefix) that may be meant, those first that know the most names of the file."""
+    inner: dict[str, set[str]] = {}
+    found: list[tuple[WeightMap, str]] = []
     for candidate in DIALECTS.values():
         if dialect is not None and candidate.name != dialect:
             continue
@@ -105,18 +127,26 @@ def identify(tensors: Weights, dialect: str | None = None, spec: ModelSpec | Non
             if possible.name not in candidate.specs:
                 continue
             mapping = weight_map(candidate.name, possible)
-            for prefix in candidate.prefixes:
-                if prefix and not any(name.startswith(prefix) for name in tensors):
-                    continue
-                report = fit(tensors, mapping, prefix)
-                if report.problems == 0:
-                    return report
-                if best is None or _distance(report, tensors) < _distance(best, tensors):
-                    best = report
-    if best is None:
-        raise DbnetError(f"{dialect} names do not exist for {spec.name if spec else 'any spec'}; "
-                         f"they exist for {', '.join(DIALECTS[str(dialect)].specs)}")
-    return best
+            for prefix in candidates(tensors, mapping):
+                if prefix not in inner:
+                    inner[prefix] = {name[len(prefix):] for name in tensors if name.startswith(prefix)}
+                if inner[prefix] or not prefix:
+                    found.append((mapping, prefix))
+    known = {(id(mapping), prefix): len(mapping.by_foreign.keys() & inner[prefix]) for mapping, prefix in found}
+    return sorted(found, key=lambda pair: -known[id(pair[0]), pair[1]])
+
+
+def _fit_any_width(tensors: Weights, mapping: WeightMap, prefix: str) -> WeightReport:
+    """`fit`, with the neck as wide as it is in the file if everything fits then."""
+    report = fit(tensors, mapping, prefix)
+    first = tensors.get(prefix + next(e.foreign for e in mapping.entries if e.parameter.path.startswith("neck.")))
+    if not report.misshapen or report.missing or report.unexpected or first is None or not first.shape:
+        return report
+    width = first.shape[0]
+    if width % 16 or not 16 <= width <= MAX_WIDTH:
+        return report
+    wider = fit(tensors, weight_map(mapping.dialect.name, replace(mapping.spec, neck_channels=width)), prefix)
+    return report if wider.problems else wider
 
 
 def _distance(report: WeightReport, tensors: Weights) -> tuple[int, int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from converters.check import weight_map
 from converters.dialects import DIALECTS, MINDOCR_ENHANCE, get_dialect, native_dialect
 from converters.formats import codec, target_format
-from converters.load import LoadedModel, SourceOptions, default_record, load_model
+from converters.load import LoadedModel, OpenChoiceError, SourceOptions, default_record, load_model
+from converters.report import Item, only, report, summary
 from converters.tensor_file import TensorFile, Weights
 from converters.weight_map import Dialect
 from converters.weights import same_bits
@@ -17,6 +18,9 @@ from converters.writing import write_verified
 from dbnet.errors import DbnetError
 from dbnet.record import Record
 from dbnet.writing import check_target
+
+if TYPE_CHECKING:
+    from converters.onnx_layers import DeformableForm
 
 __all__ = ["Conversion", "LoadedModel", "SourceOptions", "convert", "load_model", "save_model"]
 
@@ -32,36 +36,50 @@ class Conversion:
     tensors: int
     carries_record: bool
     remarks: list[str] = field(default_factory=list)
+    report: list[Item] = field(default_factory=list)
 
 
 def convert(source: str | Path, target: str | Path, options: SourceOptions | None = None, to: str | None = None,
-            force: bool = False, stages: bool = False) -> Conversion:
-    """Converts a weight file. `to`: dialect of the target's names; stages: an .onnx gets every stage as an output.
+            force: bool = False, stages: bool = False, deformable: DeformableForm | None = None) -> Conversion:
+    """Converts a weight file. `to`: dialect of the target's names; stages: an .onnx gets every stage as an output;
+    deformable: how its deformable convolutions are written.
 
     Raises DbnetError; the target is then untouched.
     """
     source, target = Path(source), Path(target)
-    target_format(target)
+    keeps = target_format(target) in ("ckpt", "pth")
     check_target(target, source, force)
-    return save_model(load_model(source, options), target, to=to, force=force, stages=stages)
+    try:
+        model = load_model(source, options)
+    except OpenChoiceError as error:
+        raise DbnetError(f"{error}; or --with-optimizer for the whole training, into a .ckpt or .pth") from error
+    conversion = save_model(model, target, to=to, force=force, stages=stages, deformable=deformable)
+    if model.training:
+        conversion.remarks.append("its weights only; " + ("--with-optimizer" if keeps else
+                                  "a .ckpt or .pth with --with-optimizer") + " keeps the whole training")
+    return conversion
 
 
 def save_model(model: LoadedModel, target: Path, to: str | None = None, force: bool = False,
-               stages: bool = False) -> Conversion:
+               stages: bool = False, deformable: DeformableForm | None = None) -> Conversion:
     """Writes a loaded model. Raises DbnetError; the target is then untouched."""
     kind = target_format(target)
     check_target(target, model.path, force)
     dialect = _target_dialect(target, kind, to)
     record = model.record
     if record.spec.name not in dialect.specs:
-        raise DbnetError(f"{target}: {dialect.project} has no names for {record.spec.name}; leave out --to")
+        raise DbnetError(f"{target}: {dialect.project} has no names for {record.spec.name}; "
+                         f"{'leave out --to' if to else 'name a .pth, .onnx or .safetensors'}")
     lost = dialect.cannot_express(record.spec)
+    other = "leave out --to" if to else "name a .pth, .onnx or .safetensors"
     if lost and dialect.foreign:
-        told = ", ".join(f"{name} is {getattr(record.spec, name)}, {dialect.project} knows only {dialect.fixed[name]}"
-                         for name in lost)
-        raise DbnetError(f"{target}: cannot be represented for {dialect.project}: {told}; leave out --to")
+        told = ", ".join(f"{name} is {getattr(record.spec, name)}, {dialect.project} knows only "
+                         f"{only(dialect.fixed[name])}" for name in lost)
+        raise DbnetError(f"{target}: cannot be represented for {dialect.project}: {told}; {other}")
     if stages and kind != "onnx":
         raise DbnetError(f"{target}: only an .onnx file has stage outputs; leave out --stages")
+    if deformable and kind != "onnx":
+        raise DbnetError(f"{target}: only an .onnx file has a form of its convolutions; leave out --deformable")
     remarks = []
     if lost and kind == "ckpt":
         remarks.append(f"exact in ms_models, not in MindOCR: {', '.join(lost)}")
@@ -70,10 +88,11 @@ def save_model(model: LoadedModel, target: Path, to: str | None = None, force: b
     if dialect is MINDOCR_ENHANCE and record.spec.pixels != MINDOCR_ENHANCE.pixels:
         remarks.append(f"these weights want {record.spec.pixels.colour} pixels, MindOCR's recipes feed RGB")
     text: str | None = record.to_json()
-    if kind == "ckpt" and _goes_without_saying(record, dialect):
+    if kind in ("ckpt", "pdparams") and _goes_without_saying(record, dialect):
         text = None  # a str entry trips scripts that call .asnumpy() on every value; the bare file means the same
-    names = _write(model, target, kind, dialect, text, stages)
-    return Conversion(model, target, kind, dialect.name, names, text is not None, remarks)
+    names = _write(model, target, kind, dialect, text, stages, deformable)
+    return Conversion(model, target, kind, dialect.name, names, text is not None, remarks,
+                      report(model, dialect, kind, deformable))
 
 
 def _target_dialect(target: Path, kind: str, to: str | None) -> Dialect:
@@ -82,26 +101,28 @@ def _target_dialect(target: Path, kind: str, to: str | None) -> Dialect:
     dialect = get_dialect(to)
     if kind == "onnx" and to != "mindocr":
         raise DbnetError(f"{target}: an .onnx file has canonical names only; leave out --to")
-    if kind in ("ckpt", "pth") and target.suffix.lower() not in dialect.suffixes:
+    if kind in ("ckpt", "pth", "pdparams") and target.suffix.lower() not in dialect.suffixes:
         raise DbnetError(f"{target}: {to} names belong into {' or '.join(dialect.suffixes)}, not {target.suffix}; "
                          f"rename the target or leave out --to")
     return dialect
 
 
 def _goes_without_saying(record: Record, dialect: Dialect) -> bool:
-    """True if this is MindOCR's own network and pixels: what a bare checkpoint is taken for by everybody."""
-    default = default_record(dialect.name, record.spec.name)
+    """True if this is the project's own network and pixels: what a bare file is taken for by everybody."""
+    default = default_record(dialect.name, record.spec)
     same = (record.spec, record.origin) == (default.spec, default.origin)
-    return same and DIALECTS[default.origin].project == "MindOCR"
+    return same and DIALECTS[default.origin].project == dialect.project
 
 
-def _write(model: LoadedModel, target: Path, kind: str, dialect: Dialect, record: str | None, stages: bool) -> int:
+def _write(model: LoadedModel, target: Path, kind: str, dialect: Dialect, record: str | None, stages: bool,
+           deformable: DeformableForm | None) -> int:
     module = codec(kind)
     if kind == "onnx":
         tensors: Weights = model.weights
 
         def write(stream: BinaryIO) -> None:
-            module.write(stream, tensors, model.record.spec, record, form="archive", stages=stages)
+            module.write(stream, tensors, model.record.spec, record, form="archive", stages=stages,
+                         deformable=deformable)
     else:
         tensors = weight_map(dialect.name, model.record.spec).inverse(model.weights)
 
@@ -137,12 +158,13 @@ def describe(conversion: Conversion) -> list[str]:
     how = f"taken from {project}'s default, the file carries no record" if model.bare \
         else f"from the file's record, origin {model.record.origin}"
     lines.append(f"semantics: {semantics} ({how})")
-    return lines + model.notes + conversion.remarks
+    told = summary(conversion.report, DIALECTS[conversion.dialect])
+    return [*lines, *told, *model.notes, *conversion.remarks]
 
 
 def key_semantics(model: LoadedModel) -> dict[str, object]:
     """The switches that equal names leave open, as far as this backbone has them, and the colour order."""
     spec = model.record.spec
     named = {k: v for k, v in spec.relevant_semantics().items()
-             if k in ("stem_pool", "depthwise_padding", "se_gate")}
+             if k in ("stem_pool", "depthwise_padding", "se_gate", "offsets", "neck_gate", "upsampling")}
     return {**named, "pixels": f"{spec.pixels.colour} {spec.pixels.resize}", "boxes": spec.boxes.rule}

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from converters import onnx_file
+from converters import onnx_file, onnx_graph
 from converters.convert import require_same
 from converters.formats import target_format
 from converters.load import LoadedModel, SourceOptions, load_model
+from converters.onnx_layers import DeformableForm
 from converters.weights import digest
 from converters.writing import write_verified
 from dbnet.errors import DbnetError
@@ -18,12 +19,14 @@ from dbnet.spec import check_size
 from dbnet.writing import check_target
 
 
-def export(source: str | Path, target: str | Path, options: SourceOptions | None = None, *, opset: int = 13,
-           data_shape: tuple[int, int] | None = None, force: bool = False,
+def export(source: str | Path, target: str | Path, options: SourceOptions | None = None, *,
+           opset: int | None = None, data_shape: tuple[int, int] | None = None,
+           deformable: DeformableForm | None = None, force: bool = False,
            check: Callable[[Path, LoadedModel], str] | None = None) -> list[str]:
     """Writes the delivery form and returns what to tell the user, a line each.
 
-    data_shape: height and width to fix, multiples of 32; else they stay dynamic. check: looks at the finished file
+    opset: by default 13, or 19 for native deformable convolutions. data_shape: height and width to fix, multiples of
+    32; else they stay dynamic. deformable: how deformable convolutions are written. check: looks at the finished file
     before it appears, raises DbnetError or says what it found (`evaluation.export_check`). Raises DbnetError; the
     target is then untouched.
     """
@@ -34,6 +37,7 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
     if data_shape is not None:
         check_size(*data_shape)
     model = inference_part(load_model(source, options))
+    opset = onnx_graph.default_opset("delivery", deformable) if opset is None else opset
     record = model.record.to_json()
     told: list[str] = []
 
@@ -43,16 +47,23 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
             told.append(check(path, model))
 
     write_verified(target, lambda stream: onnx_file.write(
-        stream, model.weights, model.record.spec, record, form="delivery", opset=opset, data_shape=data_shape), verify)
+        stream, model.weights, model.record.spec, record, form="delivery", opset=opset, data_shape=data_shape,
+        deformable=deformable), verify)
     shape = f"{data_shape[0]}x{data_shape[1]}" if data_shape else "dynamic"
     return [f"{source.name} -> {target.name}: {model.record.spec.name}, delivery form, opset {opset}, shape {shape}, "
-            f"{target.stat().st_size / 1e6:.1f} MB", *told, *model.notes, *_remarks(model)]
+            f"{target.stat().st_size / 1e6:.1f} MB", *told, *model.notes, *_remarks(model, deformable)]
 
 
-def _remarks(model: LoadedModel) -> list[str]:
+def _remarks(model: LoadedModel, deformable: DeformableForm | None) -> list[str]:
+    remarks = []
+    if model.record.spec.deformable != "none":
+        form, since = ("DeformConv", "1.25") if deformable == "native" else ("plain operators", "1.15")
+        remarks.append(f"deformable convolutions as {form}: ONNX Runtime reads them from {since} on, OpenCV does not")
+    if model.record.spec.relevant_semantics().get("upsampling") == "align_corners":
+        remarks.append("its neck enlarges with aligned corners: ONNX Runtime computes that, OpenCV refuses the file")
     if any(array.dtype.name == "bfloat16" for array in model.weights.values()):
-        return ["bfloat16 weights: ONNX Runtime reads them, OpenCV 4 does not"]
-    return []
+        remarks.append("bfloat16 weights: ONNX Runtime reads them, OpenCV 4 does not")
+    return remarks
 
 
 def inference_part(model: LoadedModel) -> LoadedModel:

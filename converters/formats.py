@@ -15,7 +15,7 @@ SUFFIXES = {"ckpt": (".ckpt",), "pth": (".pth", ".pt"), "onnx": (".onnx",), "saf
             "pdparams": (".pdparams",)}
 #: How MindSpore's encrypted checkpoints begin: AES-GCM, AES-CBC, SM4-CBC.
 ENCRYPTED_CKPT = (b"\xd8\x5e\x3a\x7f", b"\xd9\x5e\x3a\x7f", b"\xda\x5e\x3a\x7f")
-WRITABLE = ("ckpt", "pth", "onnx", "safetensors")
+WRITABLE = ("ckpt", "pth", "onnx", "safetensors", "pdparams")
 
 
 def format_of_suffix(path: Path) -> str | None:

@@ -9,17 +9,24 @@ from typing import Any, Literal
 
 import numpy as np
 
+from converters.backbones import backbone_alone
 from converters.check import WeightReport, identify, require_finite, weight_map
 from converters.dialects import DIALECTS, get_dialect, origin_of
 from converters.formats import read_file
+from converters.not_dbnet import recognised
+from converters.prefixes import networks
 from converters.tensor_file import TensorFile, Weights
 from converters.weights import digest
 from dbnet.errors import DbnetError
 from dbnet.parameters import parameters
 from dbnet.record import Record
-from dbnet.spec import SPECS, get_spec, with_semantics
+from dbnet.spec import SPECS, ModelSpec, get_spec, with_semantics
 
 Take = Literal["plain", "ema"]
+
+
+class OpenChoiceError(DbnetError):
+    """A training file, and nobody has said which of its weights are meant."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class SourceOptions:
 
     spec, dialect: names that restrict the search. semantics: fields to change, on top of dialect or record.
     take: which weights of a training file: "plain" or "ema". allow_edited: accept weights that no longer have the
-    digest in their record.
+    digest in their record. part: of a file with several networks, `Student` or `Teacher`.
     """
 
     spec: str | None = None
@@ -36,6 +43,7 @@ class SourceOptions:
     semantics: Mapping[str, Any] = field(default_factory=dict)
     take: Take | None = None
     allow_edited: bool = False
+    part: str | None = None
 
 
 @dataclass
@@ -43,7 +51,8 @@ class LoadedModel:
     """A weight file, understood.
 
     record: spec, origin and digest. weights: canonical names, canonical order. subset: "complete", or "inference"
-    without the training branch. bare: the file carried no record, so its dialect's defaults were taken.
+    without the training branch. bare: the file carried no record, so its dialect's defaults were taken. training: it
+    held a training's state beside the weights.
     """
 
     path: Path
@@ -56,12 +65,14 @@ class LoadedModel:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     release: Callable[[np.ndarray], None] = lambda array: None
+    training: bool = False
 
 
-def default_record(dialect_name: str, spec_name: str) -> Record:
-    """What a bare file of that dialect and spec is taken for."""
+def default_record(dialect_name: str, spec: ModelSpec) -> Record:
+    """What a bare file of that dialect is taken for; `spec`: which network, and how wide its neck is."""
     dialect = DIALECTS[dialect_name]
-    return Record(dialect.spec(SPECS[spec_name]), origin_of(dialect, spec_name))
+    base = replace(SPECS[spec.name], neck_channels=spec.neck_channels)
+    return Record(dialect.spec(base), origin_of(dialect, spec.name))
 
 
 def load_model(path: str | Path, options: SourceOptions | None = None) -> LoadedModel:
@@ -71,7 +82,7 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     """
     path, options = Path(path), options or SourceOptions()
     file = read_file(path)
-    tensors = _taken(file, path, options.take)
+    tensors = of_part(_taken(file, path, options.take), path, options.part)
     record = Record.from_json(file.record, str(path)) if file.record is not None else None
     said = get_spec(options.spec) if options.spec else None
     wanted = record.spec if record else said
@@ -79,23 +90,48 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
         get_dialect(options.dialect)
     if record is not None and said is not None and said.name != record.spec.name:
         raise DbnetError(f"{path}: its record says {record.spec.name}, you say {options.spec}; leave out --spec")
-    report = identify(tensors, options.dialect, wanted)
+    report = identify(tensors, options.dialect, wanted, any_width=record is None)
     if report.problems:
-        raise DbnetError(f"{path}: fits no known network; nearest is {report.spec.name} in {report.dialect.name} "
-                         f"names: {report.describe()}; see dbnet inspect {path.name}")
+        raise DbnetError(f"{path}: {why_not(tensors, report)}; see dbnet inspect {path.name}")
     mapping = weight_map(report.dialect.name, report.spec)
     inner = {name[len(report.prefix):]: array for name, array in tensors.items() if name.startswith(report.prefix)}
     weights = mapping.apply(inner)
     require_finite(weights, str(path))
     sha256 = digest(weights)
-    known = record or default_record(report.dialect.name, report.spec.name)
+    known = record or default_record(report.dialect.name, report.spec)
     if options.take != "ema":  # the record's digest is of the plain weights
         _require_unedited(record, sha256, path, options)
     changed = with_semantics(known.spec, dict(options.semantics))
     if [(p.name, p.shape) for p in parameters(changed)] != [(p.name, p.shape) for p in parameters(known.spec)]:
         raise DbnetError(f"{path}: these semantics need other tensors than the file holds; choose another spec")
     return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
-                       report.subset, record is None, report.dropped, _notes(file, report, options), file.release)
+                       report.subset, record is None, report.dropped, _notes(file, report, options), file.release,
+                       bool(file.training))
+
+
+def why_not(tensors: Weights, report: WeightReport) -> str:
+    """Why a file cannot be read whose nearest network `report` describes, in one phrase."""
+    reason = recognised(tensors, report.problems * 2 > len(tensors))
+    if reason is not None:
+        return f"{reason}, so it cannot be converted exactly; only its own project runs it"
+    backbone = backbone_alone(tensors)
+    if backbone is not None:
+        return (f"holds a backbone only, {backbone.describe()}: no neck, no head, so it is no detector; begin a "
+                f"training with it: dbnet train --pretrained")
+    return (f"fits no known network; nearest is {report.spec.name} in {report.dialect.name} names: "
+            f"{report.describe()}")
+
+
+def of_part(tensors: Weights, path: Path, part: str | None) -> Weights:
+    """One network of a file that holds several. Raises DbnetError if it does and none is named, or an unknown one."""
+    found = networks(tensors)
+    if part is not None and part not in found:
+        known = f"holds {', '.join(found)}" if found else "holds one network only; leave out --part"
+        raise DbnetError(f"{path}: has no part {part}: it {known}")
+    if part is None and len(found) > 1:
+        raise DbnetError(f"{path}: holds several networks of a distillation: {', '.join(found)}; say which you mean: "
+                         f"--part {found[0]}")
+    return tensors if part is None else {n: a for n, a in tensors.items() if n.startswith(f"{part}.")}
 
 
 def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
@@ -106,8 +142,8 @@ def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
     if file.training and take is None:
         found = ", ".join(f"{what} ({count})" for what, count in file.training.items())
         choice = " or ".join(["--take plain"] * bool(file.tensors) + ["--take ema"] * bool(file.ema))
-        raise DbnetError(f"{path}: is a training file: beside the weights it holds {found}; say which weights you "
-                         f"mean: {choice}")
+        raise OpenChoiceError(f"{path}: is a training file: beside the weights it holds {found}; say which weights "
+                              f"you mean: {choice}")
     if not file.tensors:
         raise DbnetError(f"{path}: holds no tensors; is it the right file?")
     return file.tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converters.onnx_deform import deformable_conv
 from converters.onnx_layers import (
     Graph,
     batch_norm,
@@ -20,7 +21,7 @@ from dbnet.parameters import (
     RESNET_BLOCKS,
     MobileBlock,
 )
-from dbnet.spec import ModelSpec, Padding, SeGate
+from dbnet.spec import ModelSpec, Offsets, Padding, SeGate
 
 
 def backbone(g: Graph, spec: ModelSpec, image: str) -> list[str]:
@@ -43,18 +44,25 @@ def down_sample(g: Graph, path: str, x: str, stride: int, eps: float) -> str:
     return batch_norm(g, f"{path}.1", conv(g, f"{path}.0", x, stride), eps)
 
 
-def basic_block(g: Graph, path: str, x: str, stride: int, eps: float) -> str:
+def conv2(g: Graph, path: str, x: str, stride: int, offsets: Offsets) -> str:
+    """A block's second convolution, deformable if the weights have what predicts its offsets."""
+    if f"{path}_offset.weight" in g.weights:
+        return deformable_conv(g, path, x, stride, offsets)
+    return conv(g, path, x, stride)
+
+
+def basic_block(g: Graph, path: str, x: str, stride: int, eps: float, offsets: Offsets) -> str:
     """Two 3x3 convolutions beside a shortcut."""
     out = relu(g, f"{path}.relu1", batch_norm(g, f"{path}.bn1", conv(g, f"{path}.conv1", x, stride), eps))
-    out = batch_norm(g, f"{path}.bn2", conv(g, f"{path}.conv2", out), eps)
+    out = batch_norm(g, f"{path}.bn2", conv2(g, f"{path}.conv2", out, 1, offsets), eps)
     out = g.node("Add", f"{path}.add", out, down_sample(g, f"{path}.down_sample", x, stride, eps))
     return relu(g, f"{path}.relu", out)
 
 
-def bottleneck(g: Graph, path: str, x: str, stride: int, eps: float) -> str:
+def bottleneck(g: Graph, path: str, x: str, stride: int, eps: float, offsets: Offsets) -> str:
     """1x1, 3x3 (which has the stride), 1x1 beside a shortcut."""
     out = relu(g, f"{path}.relu1", batch_norm(g, f"{path}.bn1", conv(g, f"{path}.conv1", x), eps))
-    out = relu(g, f"{path}.relu2", batch_norm(g, f"{path}.bn2", conv(g, f"{path}.conv2", out, stride), eps))
+    out = relu(g, f"{path}.relu2", batch_norm(g, f"{path}.bn2", conv2(g, f"{path}.conv2", out, stride, offsets), eps))
     out = batch_norm(g, f"{path}.bn3", conv(g, f"{path}.conv3", out), eps)
     out = g.node("Add", f"{path}.add", out, down_sample(g, f"{path}.down_sample", x, stride, eps))
     return relu(g, f"{path}.relu", out)
@@ -67,7 +75,7 @@ def resnet(g: Graph, spec: ModelSpec, x: str) -> list[str]:
     maps = []
     for layer, count in enumerate(RESNET_BLOCKS[spec.backbone], start=1):
         for i in range(count):
-            x = block(g, f"backbone.layer{layer}.{i}", x, 2 if i == 0 and layer > 1 else 1, eps)
+            x = block(g, f"backbone.layer{layer}.{i}", x, 2 if i == 0 and layer > 1 else 1, eps, spec.offsets)
         maps.append(x)
     return maps
 

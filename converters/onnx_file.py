@@ -37,6 +37,7 @@ from dbnet.spec import ModelSpec
 
 if TYPE_CHECKING:
     from converters.onnx_graph import Form
+    from converters.onnx_layers import DeformableForm
 
 #: TensorProto.DataType -> the array's type, in the file little-endian.
 DTYPES: dict[int, np.dtype] = {
@@ -73,7 +74,7 @@ class _UnsupportedError(ValueError):
 
 def write(stream: BinaryIO, weights: Weights, spec: ModelSpec, record: str | None, *, form: Form = "archive",
           opset: int | None = None, stages: bool = False, data_shape: tuple[int, int] | None = None,
-          batch: int | None = None) -> None:
+          batch: int | None = None, deformable: DeformableForm | None = None) -> None:
     """Writes the model; every tensor keeps its canonical name, its type and its bits, and `read` gives it back.
 
     The delivery form leaves out the training branch. The other arguments are those of `onnx_graph.build_graph`.
@@ -81,7 +82,8 @@ def write(stream: BinaryIO, weights: Weights, spec: ModelSpec, record: str | Non
     """
     from converters.onnx_graph import build_graph  # imports onnx, which reading does not need
 
-    model = build_graph(spec, weights, form=form, opset=opset, stages=stages, data_shape=data_shape, batch=batch)
+    model = build_graph(spec, weights, form=form, opset=opset, stages=stages, data_shape=data_shape, batch=batch,
+                        deformable=deformable)
     graph = model.proto.graph.SerializeToString()
     model.proto.ClearField("graph")
     for key, value in ((RECORD_KEY, record), (FORM_KEY, form)):

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from converters.onnx_backbones import backbone
 from converters.onnx_layers import (
     DTYPES,
+    DeformableForm,
     Graph,
     batch_norm,
     channel_mean,
@@ -26,6 +27,7 @@ from converters.onnx_layers import (
     sigmoid,
     split,
 )
+from converters.onnx_rsefpn import rsefpn
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.parameters import BACKBONE_CHANNELS, parameters
@@ -35,6 +37,8 @@ Form = Literal["archive", "delivery"]
 #: Opset by default: 17 has HardSwish and goes with IR 8, 13 is what CANN's older tools take.
 DEFAULT_OPSET: dict[Form, int] = {"archive": 17, "delivery": 13}
 MIN_OPSET, MAX_OPSET = 11, 22
+#: The first one with DeformConv.
+DEFORM_OPSET = 19
 #: ONNX Runtime 1.15 refuses newer ones. Newer opsets need newer ones all the same.
 IR_VERSION = 8
 INPUT, OUTPUT = "image", "probability"
@@ -49,24 +53,27 @@ class OnnxModel:
 
 
 def build_graph(spec: ModelSpec, weights: Weights, *, form: Form, opset: int | None = None, stages: bool = False,
-                data_shape: tuple[int, int] | None = None, batch: int | None = None) -> OnnxModel:
+                data_shape: tuple[int, int] | None = None, batch: int | None = None,
+                deformable: DeformableForm | None = None) -> OnnxModel:
     """The graph of `spec`: input `image` (N, 3, H, W) float32, output `probability` (N, 1, H, W) in [0, 1].
 
     weights: canonical names; the training branch may be absent. stages: every stage before `probability` is an output
     too, in the order of STAGES. data_shape: fixes height and width (pixels) and, unless `batch` says else, N = 1;
-    without it N, H and W are symbolic.
+    without it N, H and W are symbolic. deformable: how deformable convolutions are written, by default
+    `decomposed`: DeformConv needs opset 19, and ONNX Runtime has had it on CPUs since 1.25 only.
     Weights keep their type (a Cast to float32 follows), but OpenCV 4 does not read bfloat16.
     Raises DbnetError for weights that are not those of the spec, an opset that cannot be written, a size that is no
     multiple of 32.
     """
-    opset = DEFAULT_OPSET[form] if opset is None else opset
+    opset = default_opset(form, deformable) if opset is None else opset
     _check(spec, weights, opset)
+    _check_deformable(spec, opset, deformable)
     if data_shape is not None:
         check_size(*data_shape)
         batch = 1 if batch is None else batch
     if batch is not None and batch < 1:
         raise DbnetError(f"a batch of {batch} images cannot be; give 1 or more")
-    g = Graph(weights, opset, dense_as_conv=form == "delivery")
+    g = Graph(weights, opset, dense_as_conv=form == "delivery", deformable=deformable or "decomposed")
     detector(g, spec)
     if form == "archive":
         keep(g, [name for name in weights if name not in g.used])
@@ -78,6 +85,19 @@ def build_graph(spec: ModelSpec, weights: Weights, *, form: Form, opset: int | N
     proto = helper.make_model(graph, producer_name="dbnet-parity", opset_imports=opsets,
                               ir_version=max(IR_VERSION, helper.find_min_ir_version_for(opsets)))
     return OnnxModel(proto, {name: g.used[name] for name in weights if name in g.used})
+
+
+def default_opset(form: Form, deformable: DeformableForm | None = None) -> int:
+    """The opset that is written unless another one is asked for."""
+    return DEFORM_OPSET if deformable == "native" else DEFAULT_OPSET[form]
+
+
+def _check_deformable(spec: ModelSpec, opset: int, deformable: DeformableForm | None) -> None:
+    if deformable is not None and spec.deformable == "none":
+        raise DbnetError(f"{spec.name} has no deformable convolutions; leave out --deformable")
+    if deformable == "native" and opset < DEFORM_OPSET:
+        raise DbnetError(f"DeformConv needs opset {DEFORM_OPSET} or newer, not {opset}; leave out --opset, or choose "
+                         f"--deformable decomposed")
 
 
 def stage_shape(spec: ModelSpec, stage: str) -> tuple[int, int]:
@@ -117,7 +137,7 @@ def _check(spec: ModelSpec, weights: Weights, opset: int) -> None:
 def detector(g: Graph, spec: ModelSpec) -> None:
     """image -> every stage, under the stages' names."""
     maps = backbone(g, spec, INPUT)
-    *pyramid, fused = dbfpn(g, spec, maps)
+    *pyramid, fused = (rsefpn if spec.neck == "rsefpn" else dbfpn)(g, spec, maps)
     logits = branch(g, "head.segm", fused, spec.norm_eps)
     probability = sigmoid(g, "head.sigmoid", logits)
     g.rename(dict(zip((*maps, *pyramid, fused, logits, probability), STAGES, strict=True)))
@@ -133,21 +153,23 @@ def dbfpn(g: Graph, spec: ModelSpec, maps: list[str]) -> tuple[str, ...]:
         pyramid.insert(0, conv(g, f"neck.out.{i}", merged))
     # p5 first, as by the original authors, Paddle and MindOCR; MMOCR joins them the other way round.
     joined = [*(enlarge(g, f"neck.enlarge_out.{i}", pyramid[i], 2**i) for i in (3, 2, 1)), pyramid[0]]
-    fuse = adaptive_scale_fusion if spec.fusion == "asf" else concat
-    return *pyramid, fuse(g, "neck.fuse", joined)
+    if spec.fusion == "concat":
+        return *pyramid, concat(g, "neck.fuse", joined)
+    return *pyramid, adaptive_scale_fusion(g, "neck.fuse", joined, spec.fusion == "asf")
 
 
 def concat(g: Graph, path: str, maps: list[str]) -> str:
     return g.node("Concat", path, *maps, axis=1)
 
 
-def adaptive_scale_fusion(g: Graph, path: str, maps: list[str]) -> str:
+def adaptive_scale_fusion(g: Graph, path: str, maps: list[str], channel_attention: bool) -> str:
     """Weighs four maps by attention over channels, places and scales; the attentions are added, as published."""
     x = conv(g, f"{path}.conv", concat(g, f"{path}.joined", maps))
-    channels = g.node("GlobalAveragePool", f"{path}.chan_mean", x)
-    channels = relu(g, f"{path}.chan_att.1", conv(g, f"{path}.chan_att.0", channels))
-    channels = sigmoid(g, f"{path}.chan_att.3", conv(g, f"{path}.chan_att.2", channels))
-    x = g.node("Add", f"{path}.chan_add", channels, x)
+    if channel_attention:
+        channels = g.node("GlobalAveragePool", f"{path}.chan_mean", x)
+        channels = relu(g, f"{path}.chan_att.1", conv(g, f"{path}.chan_att.0", channels))
+        channels = sigmoid(g, f"{path}.chan_att.3", conv(g, f"{path}.chan_att.2", channels))
+        x = g.node("Add", f"{path}.chan_add", channels, x)
     places = channel_mean(g, f"{path}.spat_mean", x)
     places = relu(g, f"{path}.spat_att.1", conv(g, f"{path}.spat_att.0", places))
     # A 1x1 convolution of one channel to one, which OpenCV 5 refuses, is a product.

@@ -6,7 +6,7 @@ name of the parameter (`backbone.layer1.0.conv1.weight`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -17,17 +17,20 @@ from dbnet.spec import Padding, SeGate
 #: What initialisers may be stored as; all but float32 are followed by a Cast.
 DTYPES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16, "float32": TensorProto.FLOAT,
           "float64": TensorProto.DOUBLE}
+#: Deformable convolutions by the operator of the standard, or made of others, which every runtime has.
+DeformableForm = Literal["native", "decomposed"]
 
 
 class Graph:
     """The nodes of a graph in the making, and the weights that they have used so far.
 
     weights: canonical names. used: what is to be stored, under the same names. opset: decides how an operator is
-    spelled. dense_as_conv: store the weights of dense layers in the shape of 1x1 kernels.
+    spelled. dense_as_conv: store the weights of dense layers in the shape of 1x1 kernels. deformable: how deformable
+    convolutions are written.
     """
 
-    def __init__(self, weights: Weights, opset: int, dense_as_conv: bool):
-        self.weights, self.opset, self.dense_as_conv = weights, opset, dense_as_conv
+    def __init__(self, weights: Weights, opset: int, dense_as_conv: bool, deformable: DeformableForm = "decomposed"):
+        self.weights, self.opset, self.dense_as_conv, self.deformable = weights, opset, dense_as_conv, deformable
         self.nodes: list[NodeProto] = []
         self.used: Weights = {}
 
@@ -47,6 +50,10 @@ class Graph:
         """A constant vector; a node rather than an initialiser, since it is no weight."""
         value = helper.make_tensor(name, kind, [len(values)], values)
         return self.node("Constant", name, value=value)
+
+    def scalar(self, name: str, value: int | float, kind: int) -> str:
+        """A constant without a dimension."""
+        return self.node("Constant", name, value=helper.make_tensor(name, kind, [], [value]))
 
     def rename(self, names: dict[str, str]) -> None:
         """Renames values (old -> new); the nodes keep theirs."""

@@ -1,4 +1,4 @@
-"""Paddle's .pdparams, read without Paddle: a pickle of name -> numpy array.
+"""Paddle's .pdparams, read and written without Paddle: a pickle of name -> numpy array, and the record as a text.
 
 Paddle 2.x also writes (tensor name, array) in place of an array, adds a table `StructuredToParameterName@@`, and holds
 bfloat16 as uint16. Files of Python 2 are read as latin1.
@@ -15,13 +15,15 @@ import ml_dtypes
 import numpy as np
 
 from converters.mapped_file import MAX_ENTRIES, MappedFile
+from converters.pdparams_writing import NAME_TABLE, write
 from converters.pickled_objects import COMMON, ArrayData, Maker, RefusedError, is_tensor_name, printable
 from converters.restricted_pickle import load
 from converters.tensor_file import TensorFile
 from dbnet.errors import DbnetError
+from dbnet.record import RECORD_KEY
 
-#: Layer names -> names of the static graph; no weights.
-NAME_TABLE = "StructuredToParameterName@@"
+__all__ = ["read", "write"]
+
 #: Paddle cuts arrays above 1 GiB into pieces at protocol 2 and 3, and says here how.
 _PIECES = "UnpackBigParamInfor@@"
 #: Accumulators of Paddle's optimizers ("conv2d_0.w_0_moment1_0"), and their schedule.
@@ -73,6 +75,8 @@ def _file(root: dict[Any, Any]) -> TensorFile:
             found.tensors[name] = _array(name, value, found)
         elif name == NAME_TABLE and isinstance(value, dict):
             found.metadata[name] = f"{len(value)} names, dropped"
+        elif name == RECORD_KEY and isinstance(value, str):
+            found.record = value
         elif isinstance(value, (bool, int, float, str)):
             found.metadata[name] = printable(str(value))
         else:

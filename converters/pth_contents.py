@@ -36,7 +36,7 @@ MAX_METADATA, MAX_TEXT = 100, 200
 class Contents:
     """tensors, ema: name -> `Tensor` or `ArrayData`, without "module."; the rest as in TensorFile.
 
-    counted: ids of the training state that `training` covers.
+    counted: ids of the training state that `training` covers. optimizers, scaler: as in TensorFile, tensors as above.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +46,8 @@ class Contents:
     notes: list[str] = field(default_factory=list)
     ema: dict[str, Any] | None = None
     counted: set[int] = field(default_factory=set)
+    optimizers: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def unpack(root: Any, where: str) -> Contents:
@@ -107,6 +109,7 @@ def _describe(level: dict[Any, Any], chosen: str | None, prefix: str, contents: 
         elif not _keep_scalars(prefix + text, value, contents):
             if isinstance(value, (dict, list, tuple, Opaque)) and _is_training(text, value):
                 contents.training[OPTIMIZER] = contents.training.get(OPTIMIZER, 0) + _count(value, contents.counted)
+                _keep_state(value, contents)
             elif value is not None and value != {}:
                 others.append(text)
     if chosen in EMA_KEYS:
@@ -114,6 +117,20 @@ def _describe(level: dict[Any, Any], chosen: str | None, prefix: str, contents: 
     for what, names in (("tensors", tensors), ("entries", others)):
         if names:
             contents.notes.append(f"left out {len(names)} {what} beside the state dict ({', '.join(names[:3])})")
+
+
+def _keep_state(value: object, contents: Contents) -> None:
+    """Of an optimizer, or the only one in a list (Lightning's `optimizer_states`), and of a torch.amp.GradScaler."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, dict):
+        return
+    if "state" in value and "param_groups" in value:
+        contents.optimizers.append(value)
+    numbers = {name: number for name in ("scale", "_growth_tracker")
+               if isinstance(number := value.get(name), (int, float)) and 0 <= number < 1 << 53}
+    if len(numbers) > 1:
+        contents.scaler = {name: float(number) for name, number in numbers.items()}
 
 
 def _keep_scalars(name: str, value: Any, contents: Contents) -> bool:

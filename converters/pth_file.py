@@ -18,11 +18,11 @@ import numpy as np
 from converters import pth_legacy
 from converters.mapped_file import MappedFile
 from converters.pickled_objects import ArrayData, RefusedError, printable
-from converters.pth_contents import Contents, unpack
-from converters.pth_tensors import ALLOWED, STORAGES, Storage, array, storage
+from converters.pth_contents import unpack
+from converters.pth_tensors import ALLOWED, STORAGES, Storage, Tensor, array, storage
 from converters.restricted_pickle import load
 from converters.stored_zip import BadZipError, StoredZip, write_stored
-from converters.tensor_file import TensorFile, Weights
+from converters.tensor_file import TensorFile
 from converters.training_state import split_training_state
 from converters.weights import bytes_of
 from dbnet.errors import DbnetError
@@ -61,7 +61,9 @@ def read(path: Path) -> TensorFile:
             raise RefusedError("is no file of torch.save (neither a zip archive nor its older format); save the state "
                                "dict with torch.save")
         contents = unpack(root, where)
-        tensors, ema = _arrays(contents, fetch, len(file.view) + SPARE_BYTES)
+        one = _maker(fetch, len(file.view) + SPARE_BYTES)
+        tensors = {name: one(name, tensor) for name, tensor in contents.tensors.items()}
+        ema = None if contents.ema is None else {name: one(name, tensor) for name, tensor in contents.ema.items()}
     except RefusedError as error:
         raise DbnetError(f"{where}: {error}") from error
     except BadZipError as error:
@@ -71,7 +73,9 @@ def read(path: Path) -> TensorFile:
     for what, count in contents.training.items():
         training[what] = training.get(what, 0) + count
     return TensorFile("pth", tensors, contents.record, contents.metadata, training, contents.notes + notes,
-                      ema if ema is not None else prefixed, raw, file.release)
+                      ema if ema is not None else prefixed, raw,
+                      lambda: [_optimizer(optimizer, one, where) for optimizer in contents.optimizers], contents.scaler,
+                      file.release)
 
 
 def _open_zip(file: MappedFile, where: str) -> tuple[Any, Fetch]:
@@ -124,8 +128,8 @@ def _swapped(data: np.ndarray, source: Storage) -> np.ndarray:
     return data.view(f"u{source.dtype.itemsize}").byteswap().view(np.uint8)
 
 
-def _arrays(contents: Contents, fetch: Fetch, budget: int) -> tuple[Weights, Weights | None]:
-    """The arrays of weights and EMA copies. budget: bytes that may be copied, all together.
+def _maker(fetch: Fetch, budget: int) -> Callable[[str, Any], np.ndarray]:
+    """What makes arrays of tensors. budget: bytes that may be copied, all together.
 
     A strided tensor of a few bytes in the file can stand for any size (stride 0).
     """
@@ -145,10 +149,23 @@ def _arrays(contents: Contents, fetch: Fetch, budget: int) -> tuple[Weights, Wei
                                f".contiguous()")
         return np.array(found, order="C")
 
-    tensors = {name: one(name, tensor) for name, tensor in contents.tensors.items()}
-    if contents.ema is None:
-        return tensors, None
-    return tensors, {name: one(name, tensor) for name, tensor in contents.ema.items()}
+    return one
+
+
+def _optimizer(optimizer: dict[str, Any], one: Callable[[str, Any], np.ndarray], where: str) -> dict[str, Any]:
+    """A `state_dict()` of torch.optim with arrays for its tensors. Raises DbnetError."""
+    slots = optimizer["state"]
+    if not isinstance(slots, dict):
+        return optimizer
+    try:
+        made = {number: {slot: one(f"{number}.{slot}", value) if isinstance(value, (Tensor, ArrayData)) else value
+                         for slot, value in kept.items()} if isinstance(kept, dict) else kept
+                for number, kept in slots.items()}
+    except RefusedError as error:
+        raise DbnetError(f"{where}: {error}") from error
+    except BadZipError as error:
+        raise DbnetError(f"{where}: is a damaged or incomplete archive ({error}); copy or download it again") from error
+    return {**optimizer, "state": made}
 
 
 def _refusal(data: memoryview) -> Callable[[str], str]:

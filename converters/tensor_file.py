@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,9 @@ class TensorFile:
     one. training: training state beside the weights, what -> number of entries (optimizer state, EMA copies).
     notes: whatever else was found and not used, one phrase each. ema: EMA copies under plain names, if the
     file holds them apart from `tensors`. raw: all that a .ckpt or .pth holds, before weights and training state were
-    told apart. release: gives back the memory pages of one tensor (called after its last use; a no-op unless the file
-    is mapped).
+    told apart. optimizers: of a .pth, the `state_dict()` of each optimizer beside the weights, with arrays for tensors;
+    it raises DbnetError. scaler: the numbers of a torch.amp.GradScaler. release: gives back the memory pages of one
+    tensor (called after its last use; a no-op unless the file is mapped).
     """
 
     format: str
@@ -32,4 +34,6 @@ class TensorFile:
     notes: list[str] = field(default_factory=list)
     ema: Weights | None = None
     raw: Weights = field(default_factory=dict)
+    optimizers: Callable[[], list[dict[str, Any]]] = list
+    scaler: dict[str, float] = field(default_factory=dict)
     release: Callable[[np.ndarray], None] = lambda array: None

@@ -13,7 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from converters.tensor_file import Weights
+from dbnet.training import AVERAGE, MOMENTS, PENDING
 
+#: What may stand before a parameter's name in a training file of ours.
+PREFIXES = (*(prefix for prefixes in MOMENTS.values() for prefix in prefixes), AVERAGE, PENDING)
 #: The keys of TensorFile.training.
 OPTIMIZER, SWAP, EMA = "optimizer state", "swap copies", "EMA copies"
 
@@ -23,16 +26,17 @@ STATE_PREFIXES = (
     "moments", "moment", "moment1", "moment2", "moment3", "momentum", "momentum_buf", "accum", "accum_update", "stat",
     "vhat", "adam_m", "adam_v", "nadam_m", "nadam_v", "lion_m", "lamb_m", "lamb_v", "linear", "mean_grad",
     "mean_square", "ax_", "ax", "prev", "prev_gradient", "step_size", "exp_avg", "exp_avg_sq", "max_exp_avg_sq",
-    "exp_inf", "accu_grads", "grad_accumulation", "weights_clone", "delta_weight", "grad_res_momentum",
-    "grad_proj_init", "dn_init",
+    "exp_inf", "accu_grads", "grad_accumulation", "grad_accumulated_", "zeros_", "weights_clone",
+    "delta_weight", "grad_res_momentum", "grad_proj_init", "dn_init",
 )
 #: Prefixes that AdaFactor, ASGD and NAdam glue to the parameter's name without a dot.
 GLUED_PREFIXES = ("exp_avg_sq_row_", "exp_avg_sq_col_", "exp_avg_sq_", "mu_product_", "mu_", "eta_")
 #: Counters and schedules of a training run. They stand outside the network, hence without a dot.
 _BOOKKEEPING = re.compile(
     r"global_step|learning_rate(_group_\d+)?|weight_decay(_group_\d+)?|beta[12]_power|mu_schedule|momentum|scale_sense"
-    r"|loss_scale|epoch_num|step_num|step_t|state_step|updates|current_iterator_step|last_overflow_iterator_step|cov_step|afactor_step"
-    r"|accumulation_step|accu_(step|overflow|loss)|graceful_(exit|init)|overflows|scale_step|dbnet_training")
+    r"|loss_scale|epoch_num|step_num|step_t|state_step|updates|current_iterator_step|last_overflow_iterator_step"
+    r"|cov_step|afactor_step|accumulation_step|grad_accumulate_step_|accu_(step|overflow|loss)"
+    r"|graceful_(exit|init)|overflows|scale_step|dbnet_training")
 
 _PREFIXES = (*(f"{prefix}." for prefix in STATE_PREFIXES), *GLUED_PREFIXES)
 
@@ -45,15 +49,32 @@ def split_training_state(tensors: Mapping[str, np.ndarray]) -> tuple[Weights, di
     weights: Weights = {}
     ema: Weights = {}
     training: dict[str, int] = {}
+    averaged = _averaged(tensors)
     for name, array in tensors.items():
-        kind = _kind(name, tensors)
+        kind = EMA if name in averaged else _kind(name, tensors)
         if kind is None:
             weights[name] = array
             continue
         training[kind] = training.get(kind, 0) + 1
         if kind == EMA:
-            ema[name.removeprefix("ema.")] = array
+            ema[averaged.get(name, name.removeprefix("ema."))] = array
     return weights, training, ema or None
+
+
+def _averaged(names: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """EMA copies within a state dict -> the names that they are copies of: MMCV 1's EMAHook, Lightning's callbacks."""
+    if not any(name.startswith(("ema_", "model_ema.")) for name in names):
+        return {}
+    glued = {f"ema_{name.replace('.', '_')}": name for name in names if "." in name}
+    plain_names = set(glued.values())
+    found = {name: glued[name] for name in names if name in glued and name not in plain_names}
+    for name in names:
+        for prefix in ("ema_model.", "model_ema."):
+            rest = name.removeprefix(prefix)
+            for plain in (rest, f"module.{rest}", f"model.{rest}") if rest != name else ():
+                if plain in names:
+                    found[name] = plain
+    return found
 
 
 def split_scalars(tensors: Mapping[str, np.ndarray]) -> tuple[Weights, dict[str, str]]:

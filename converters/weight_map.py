@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from converters.tensor_file import Weights
 from dbnet.parameters import Framework, Parameter, Role, parameters
-from dbnet.spec import BoxRule, ModelSpec, PixelFormat, with_semantics
+from dbnet.spec import TRAINING_FIELDS, BoxRule, ModelSpec, PixelFormat, with_semantics
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,27 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What is particular to one spec of a dialect: rows that come before the others, and what a bare file computes."""
+
+    rules: tuple[Rule, ...] = ()
+    semantics: Mapping[str, Any] = field(default_factory=dict)
+    pixels: PixelFormat | None = None
+
+
+@dataclass(frozen=True)
 class Dialect:
     """How a project names and means its weights.
 
     framework: whose leaf names. specs: which SPECS its names can hold. suffixes: formats it is native to.
-    prefixes: what may stand before every name; the first is the one that is written.
+    prefixes: what this project puts before every name; the first is the one that is written. What others put before
+    that is known to `converters.prefixes`.
     dropped: patterns (regular expressions over the name without prefix) of tensors that are known and not used.
     semantics, pixels, boxes: what a bare file of this project computes, where that differs from the spec's default.
-    fixed: semantic fields that the project's own code cannot change, with the only value it knows.
+    fixed: semantic fields that the project's own code cannot change, with the only value it knows, or a tuple of them.
+    variants: what differs from all that for one spec, by its name.
+    folded: what the transforms make part of the weights: what -> how it is there. logits: True if the project's own
+    head leaves out the last sigmoid.
     foreign: True if a file in this dialect is meant for that project's own code, which would not read our record.
     """
 
@@ -63,17 +77,31 @@ class Dialect:
     pixels: PixelFormat | None = None
     boxes: BoxRule | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    folded: Mapping[str, str] = field(default_factory=dict)
+    logits: bool = False
     foreign: bool = True
 
     def spec(self, base: ModelSpec) -> ModelSpec:
         """What a bare file in this dialect, of the shapes of `base`, computes."""
-        changed = with_semantics(base, dict(self.semantics))
-        return replace(changed, pixels=self.pixels or base.pixels, boxes=self.boxes or base.boxes)
+        variant = self.variant(base)
+        changed = with_semantics(base, {**self.semantics, **variant.semantics})
+        return replace(changed, pixels=variant.pixels or self.pixels or base.pixels, boxes=self.boxes or base.boxes)
+
+    def variant(self, spec: ModelSpec) -> Variant:
+        """What is particular to `spec`."""
+        return self.variants.get(spec.name, Variant())
+
+    def knows(self, name: str, value: Any) -> bool:
+        """False if the project's own code cannot compute this value of a semantic field."""
+        known = self.fixed.get(name, value)
+        return bool(value in known if isinstance(known, tuple) else value == known)
 
     def cannot_express(self, spec: ModelSpec) -> list[str]:
-        """The semantic fields in which `spec` differs from all that the project's own code can compute."""
+        """The semantic fields in which `spec` differs from all that the project's own code can infer."""
         ours = spec.relevant_semantics()
-        return [name for name, value in self.fixed.items() if name in ours and ours[name] != value]
+        return [name for name in self.fixed
+                if name in ours and name not in TRAINING_FIELDS and not self.knows(name, ours[name])]
 
 
 def _compile(rule: Rule) -> tuple[re.Pattern[str], str, Transform | None]:
@@ -90,7 +118,7 @@ class Entry:
     foreign: str
     transform: Transform | None
 
-    @property
+    @cached_property
     def foreign_shape(self) -> tuple[int, ...]:
         return self.to_foreign(np.broadcast_to(np.float32(0), self.parameter.shape)).shape
 
@@ -106,7 +134,7 @@ class WeightMap:
 
     def __init__(self, dialect: Dialect, spec: ModelSpec):
         self.dialect, self.spec = dialect, spec
-        rules = [_compile(rule) for rule in dialect.rules]
+        rules = [_compile(rule) for rule in (*dialect.variant(spec).rules, *dialect.rules)]
         self.entries: list[Entry] = []
         for parameter in parameters(spec):
             path, transform = parameter.path, None

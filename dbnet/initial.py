@@ -15,7 +15,8 @@ def initial_weights(spec: ModelSpec, seed: int) -> dict[str, np.ndarray]:
     """Canonical names -> float32 arrays.
 
     Kernels as MindOCR draws them (He et al. 2015): the backbone's from a normal distribution by their outputs, those of
-    neck and head from a uniform one by their inputs; batch norms do nothing yet, biases are 0.
+    neck and head from a uniform one by their inputs; batch norms do nothing yet, biases are 0. Deformable convolutions
+    begin with offsets of 0 (and masks of 1/2), as by MhLiao/DB.
     """
     return {p.name: _values(p, seed) for p in parameters(spec)}
 
@@ -24,7 +25,7 @@ def _values(parameter: Parameter, seed: int) -> np.ndarray:
     shape, role = parameter.shape, parameter.role
     if role in (Role.NORM_SCALE, Role.NORM_VARIANCE):
         return np.ones(shape, np.float32)
-    if role in (Role.NORM_SHIFT, Role.NORM_MEAN, Role.BIAS):
+    if role in (Role.NORM_SHIFT, Role.NORM_MEAN, Role.BIAS) or parameter.path.endswith(".conv2_offset"):
         return np.zeros(shape, np.float32)
     rng = np.random.default_rng([seed, zlib.crc32(parameter.name.encode())])
     if role is Role.DENSE:

@@ -75,7 +75,7 @@ class Parameter:
 @lru_cache(maxsize=64)
 def parameters(spec: ModelSpec) -> tuple[Parameter, ...]:
     """All parameters of `spec`, the training branch included, in MindOCR's order."""
-    backbone = _mobilenetv3(spec) if spec.backbone == "mobilenetv3" else _resnet(spec.backbone)
+    backbone = _mobilenetv3(spec) if spec.backbone == "mobilenetv3" else _resnet(spec)
     return (*backbone, *_neck(spec), *_head("head.segm", spec.neck_channels), *_head("head.thresh", spec.neck_channels))
 
 
@@ -95,6 +95,8 @@ BACKBONE_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 102
                      "mobilenetv3": (16, 24, 56, 480)}
 #: Blocks in layer1..layer4.
 RESNET_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+#: Of `conv2_offset`: for each of the 3x3 taps, row by row, y and x in pixels; then a mask for each, before its sigmoid.
+OFFSET_CHANNELS = 27
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,12 @@ def _norm(path: str, channels: int) -> Iterator[Parameter]:
         yield Parameter(path, role, (channels,))
 
 
-def _resnet(name: str) -> Iterator[Parameter]:
-    bottleneck = name == "resnet50"
+def _resnet(spec: ModelSpec) -> Iterator[Parameter]:
+    bottleneck = spec.backbone == "resnet50"
     yield Parameter("backbone.conv1", Role.KERNEL, (64, 3, 7, 7), 2)
     yield from _norm("backbone.bn1", 64)
     incoming = 64
-    for layer, blocks in enumerate(RESNET_BLOCKS[name], start=1):
+    for layer, blocks in enumerate(RESNET_BLOCKS[spec.backbone], start=1):
         width = 64 * 2 ** (layer - 1)
         outgoing = width * (4 if bottleneck else 1)
         for block in range(blocks):
@@ -150,12 +152,20 @@ def _resnet(name: str) -> Iterator[Parameter]:
             else:
                 kernels = ((width, incoming, 3, grid), (width, width, 3, grid))
             for i, (out, into, k, g) in enumerate(kernels, start=1):
+                if i == 2 and layer > 1 and spec.deformable == "modulated":
+                    yield from _conv2_offset(path, width, entry if bottleneck and spec.offsets == "mhliao" else grid)
                 yield Parameter(f"{path}.conv{i}", Role.KERNEL, (out, into, k, k), g)
                 yield from _norm(f"{path}.bn{i}", out)
-            if block == 0 and (layer > 1 or incoming != outgoing):
+            if block == 0 and (layer > 1 or incoming != outgoing or spec.first_shortcut == "projection"):
                 yield Parameter(f"{path}.down_sample.0", Role.KERNEL, (outgoing, incoming, 1, 1), grid)
                 yield from _norm(f"{path}.down_sample.1", outgoing)
             incoming = outgoing
+
+
+def _conv2_offset(block: str, channels: int, grid: int) -> Iterator[Parameter]:
+    """What computes the offsets and masks of a block's deformable conv2. `grid`: of this convolution, not of conv2."""
+    yield Parameter(f"{block}.conv2_offset", Role.KERNEL, (OFFSET_CHANNELS, channels, 3, 3), grid)
+    yield Parameter(f"{block}.conv2_offset", Role.BIAS, (OFFSET_CHANNELS,))
 
 
 def _mobilenetv3(spec: ModelSpec) -> Iterator[Parameter]:
@@ -187,17 +197,37 @@ def _mobilenetv3(spec: ModelSpec) -> Iterator[Parameter]:
 # Neck and head --------------------------------------------------------------------------------------------------------
 
 
+def _squeezed(path: str, out: int, into: int, kernel: int, grid: int) -> Iterator[Parameter]:
+    """RSEFPN's convolution with its squeeze-and-excitation, which is made of 1x1 kernels with biases."""
+    yield Parameter(f"{path}.in_conv", Role.KERNEL, (out, into, kernel, kernel), grid)
+    for leaf, shape in (("conv1", (out // 4, out, 1, 1)), ("conv2", (out, out // 4, 1, 1))):
+        yield Parameter(f"{path}.se_block.{leaf}", Role.KERNEL, shape)
+        yield Parameter(f"{path}.se_block.{leaf}", Role.BIAS, shape[:1])
+
+
+def _rsefpn(spec: ModelSpec) -> Iterator[Parameter]:
+    width, quarter = spec.neck_channels, spec.neck_channels // 4
+    for i, channels in enumerate(BACKBONE_CHANNELS[spec.backbone]):
+        yield from _squeezed(f"neck.ins_conv.{i}", width, channels, 1, 4 * 2**i)
+    for i in range(4):
+        yield from _squeezed(f"neck.inp_conv.{i}", quarter, width, 3, 4 * 2**i)
+
+
 def _neck(spec: ModelSpec) -> Iterator[Parameter]:
     width, quarter = spec.neck_channels, spec.neck_channels // 4
+    if spec.neck == "rsefpn":
+        yield from _rsefpn(spec)
+        return
     for i, channels in enumerate(BACKBONE_CHANNELS[spec.backbone]):
         yield Parameter(f"neck.unify_channels.{i}", Role.KERNEL, (width, channels, 1, 1), 4 * 2**i)
     for i in range(4):
         yield Parameter(f"neck.out.{i}", Role.KERNEL, (quarter, width, 3, 3), 4 * 2**i)
-    if spec.fusion == "asf":
+    if spec.fusion != "concat":
         yield Parameter("neck.fuse.conv", Role.KERNEL, (quarter, width, 3, 3), 4)
         yield Parameter("neck.fuse.conv", Role.BIAS, (quarter,))
-        yield Parameter("neck.fuse.chan_att.0", Role.KERNEL, (quarter // 4, quarter, 1, 1), 0)
-        yield Parameter("neck.fuse.chan_att.2", Role.KERNEL, (quarter, quarter // 4, 1, 1), 0)
+        if spec.fusion == "asf":
+            yield Parameter("neck.fuse.chan_att.0", Role.KERNEL, (quarter // 4, quarter, 1, 1), 0)
+            yield Parameter("neck.fuse.chan_att.2", Role.KERNEL, (quarter, quarter // 4, 1, 1), 0)
         yield Parameter("neck.fuse.spat_att.0", Role.KERNEL, (1, 1, 3, 3), 4)
         yield Parameter("neck.fuse.spat_att.2", Role.KERNEL, (1, 1, 1, 1), 4)
         yield Parameter("neck.fuse.scale_att.0", Role.KERNEL, (4, quarter, 1, 1), 4)

@@ -72,7 +72,7 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
         raise DbnetError(f"the pixel format divides by zero: std {pixels.std}")
     height, width = image.shape[:2]
     resized = _resized_size(height, width, pixels)
-    padded = pixels.size if pixels.resize == "keep_ratio_pad" else resized
+    padded = _padded_size(resized, pixels)
     check_size(*padded)
     if math.prod(padded) > MAX_PIXELS:
         raise DbnetError(f"an image of {height} x {width} pixels would become {padded[0]} x {padded[1]} by the resize "
@@ -82,10 +82,14 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
         image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB)
     image = np.ascontiguousarray(image, np.float32 if floats else np.uint8)
     image = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
-    if padded != resized:
+    after = pixels.resize == "fit_pad_after"
+    if padded != resized and not after:
         image = cv2.copyMakeBorder(image, 0, padded[0] - resized[0], 0, padded[1] - resized[1], cv2.BORDER_CONSTANT)
     tensor = np.empty((1, 3, *padded), np.float32)
-    (_normalise_floats if floats else _normalise_bytes)(cv2.split(image), pixels, tensor[0])
+    if after:
+        tensor[:] = 0
+    target = tensor[0, :, :resized[0], :resized[1]] if after else tensor[0]
+    (_normalise_floats if floats else _normalise_bytes)(cv2.split(image), pixels, target)
     return Prepared(tensor, (height, width), resized)
 
 
@@ -99,6 +103,9 @@ def _resized_size(height: int, width: int, pixels: PixelFormat) -> tuple[int, in
         if height < width:
             return short, math.ceil(short / height * width / STRIDE) * STRIDE
         return math.ceil(short / width * height / STRIDE) * STRIDE, short
+    if pixels.resize == "fit_pad_after":  # mmcv.imrescale
+        ratio = min(max(pixels.size) / max(height, width), min(pixels.size) / min(height, width))
+        return int(height * ratio + 0.5), int(width * ratio + 0.5)
     if pixels.resize == "grid":
         return math.ceil(height / STRIDE) * STRIDE, math.ceil(width / STRIDE) * STRIDE
     if pixels.resize in ("short_side_min", "limit_min"):  # PaddleOCR 3's DetResizeForTest also shrinks to 4000 pixels
@@ -108,6 +115,15 @@ def _resized_size(height: int, width: int, pixels: PixelFormat) -> tuple[int, in
     else:  # MindOCR DetResize(keep_ratio=True), padded or not
         ratio = min(target_height / height, target_width / width)
     return _round_to_stride(int(height * ratio)), _round_to_stride(int(width * ratio))
+
+
+def _padded_size(resized: tuple[int, int], pixels: PixelFormat) -> tuple[int, int]:
+    """Height and width of the tensor, in pixels."""
+    if pixels.resize == "keep_ratio_pad":
+        return pixels.size
+    if pixels.resize == "fit_pad_after":
+        return math.ceil(resized[0] / STRIDE) * STRIDE, math.ceil(resized[1] / STRIDE) * STRIDE
+    return resized
 
 
 def _round_to_stride(side: int) -> int:

@@ -31,6 +31,8 @@ _BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
         "bottleneck_params.se_version": "SqueezeExciteV2", "bottleneck_params.always_expand": True}),
     "det_mobilenet_v3_enhance": ("db_mv3_paddle", {"architecture": "large", "alpha": 0.5, "disable_se": True}),
 }
+#: What MindOCR's RSEFPN computes other than PaddleOCR's, which `db_mv3_ppocrv3` is by itself.
+_RSEFPN = {"neck_gate": "hard_sigmoid", "upsampling": "align_corners"}
 #: The order in which evaluation does things, by MindOCR's and MindSpore's names. Decode gives what OpenCV gives in RGB
 #: without turning by EXIF, Normalize what NormalizeImage gives, both bit for bit (MindSpore 2.10).
 _ORDER = (("DecodeImage", "Decode"), ("DetLabelEncode",), ("DetResize", "GridResize", "ScalePadImage"),
@@ -40,21 +42,24 @@ _LINEAR = 1  # cv2.INTER_LINEAR
 
 def network(recipe: Recipe) -> ModelSpec:
     """The spec of `model`, with the pixels and boxes of its kind. Raises DbnetError for what is not built here."""
-    backbone = recipe.get("model.backbone.name")
-    if (neck := recipe.get("model.neck.name")) != "DBFPN":
-        raise DbnetError(f"{recipe.where('model.neck.name')}: {neck} is not built here yet, only DBFPN")
+    backbone, neck = recipe.get("model.backbone.name"), recipe.get("model.neck.name")
     if backbone not in _BACKBONES:
         raise DbnetError(f"{recipe.where('model.backbone.name')}: {backbone} is not built here; there are "
                          f"{', '.join(_BACKBONES)}")
     name, wanted = _BACKBONES[backbone]
     wanted = {f"model.backbone.{key}": value for key, value in wanted.items()}
     wanted |= {"model.neck.bias": False, "model.head.bias": False, "model.head.serial": False}
+    if neck == "RSEFPN":
+        if name != "db_mv3_paddle":
+            raise DbnetError(f"{recipe.where('model.neck.name')}: RSEFPN goes with det_mobilenet_v3_enhance here")
+        name = "db_mv3_ppocrv3"
+        wanted |= {"model.neck.shortcut": True, "model.neck.use_asf": False}
     asf = recipe.get("model.neck.use_asf")
     for path, value in (wanted | ({"model.neck.channel_attention": True} if asf else {})).items():
         found = recipe.get(path, None if path.startswith("model.backbone.bottleneck") else value)
         if found != value and found is not None:
             raise DbnetError(f"{recipe.where(path)}: {found} is not built here, only {value}")
-    if recipe.get("model.head.name") == "DBHeadEnhance" and name != "db_mv3_paddle":
+    if recipe.get("model.head.name") == "DBHeadEnhance" and backbone != "det_mobilenet_v3_enhance":
         raise DbnetError(f"{recipe.where('model.head.name')}: DBHeadEnhance goes with det_mobilenet_v3_enhance here")
     channels = recipe.get("model.neck.out_channels")
     if channels % 4:
@@ -62,7 +67,7 @@ def network(recipe: Recipe) -> ModelSpec:
     if asf and name == "dbnet_resnet50":
         name = "dbnetpp_resnet50"
     return with_semantics(SPECS[name], {"neck_channels": channels, "k": float(recipe.get("model.head.k")),
-                                        "fusion": "asf" if asf else "concat"})
+                                        "fusion": "asf" if asf else "concat", **(_RSEFPN if neck == "RSEFPN" else {})})
 
 
 def box_rule(recipe: Recipe) -> BoxRule:

@@ -31,7 +31,7 @@ class Record:
     def to_json(self) -> str:
         """One line, keys sorted: equal records are equal texts."""
         return json.dumps({
-            "version": RECORD_VERSION, "spec": self.spec.name, "semantics": self.spec.semantics(),
+            "version": RECORD_VERSION, "spec": self.spec.name, "semantics": _semantics(self.spec),
             "pixels": asdict(self.spec.pixels), "boxes": asdict(self.spec.boxes),
             "origin": self.origin, "sha256": self.sha256}, sort_keys=True)
 
@@ -57,6 +57,14 @@ class Record:
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise DbnetError(f"{where}: its record is damaged ({type(error).__name__}: {error}); "
                              f"convert the original file again") from error
+
+
+def _semantics(spec: ModelSpec) -> dict[str, Any]:
+    """The semantics without fields that came later, where they are as they always were: earlier versions read these."""
+    known = get_spec(spec.name)
+    silent = {field.name for field in fields(ModelSpec) if field.default is not MISSING
+              and getattr(spec, field.name) == getattr(known, field.name) == field.default}
+    return {name: value for name, value in spec.semantics().items() if name not in silent}
 
 
 def _typed(value: Any, kind: type) -> Any:

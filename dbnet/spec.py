@@ -24,11 +24,16 @@ STRIDE = 32
 Backbone = Literal["resnet18", "resnet50", "mobilenetv3"]
 Padding = Literal["same", "symmetric"]
 SeGate = Literal["none", "sigmoid", "hard_sigmoid", "hard_sigmoid_0.2"]
-Fusion = Literal["concat", "asf"]
+Neck = Literal["dbfpn", "rsefpn"]
+Fusion = Literal["concat", "asf", "asf_spatial"]
+Upsampling = Literal["floor", "align_corners"]
+FirstShortcut = Literal["identity", "projection"]
+Deformable = Literal["none", "modulated"]
+Offsets = Literal["strided", "mhliao"]
 StepFunction = Literal["paper", "mindocr"]
 Colour = Literal["RGB", "BGR"]
 ResizeRule = Literal["stretch", "keep_ratio_pad", "short_side", "short_side_min", "keep_ratio", "limit_min",
-                     "limit_max", "grid"]
+                     "limit_max", "grid", "fit_pad_after"]
 BoxRuleName = Literal["mindocr", "mhliao", "paddle", "mmocr"]
 BoxType = Literal["quad", "poly"]
 ScoreMode = Literal["fast", "slow"]
@@ -44,7 +49,8 @@ class PixelFormat:
       (MhLiao/DB); `short_side_min`: enlarged only if the shorter side is below size[0], sides rounded to /32 (Paddle).
       MindOCR's other ways, sides rounded to /32: `keep_ratio` into `size` without padding; `limit_min`, the sizes of
       `short_side_min`; `limit_max`: shrunk only if the longer side is above size[0]; `grid`: not scaled but to the
-      next /32, whatever `size` says.
+      next /32, whatever `size` says. `fit_pad_after`: the shorter side at most size[0] and the longer one at most
+      size[1], padded bottom/right to /32 with zeros after normalisation (MMOCR).
     ignore_orientation: the image stays as it is stored, whatever its EXIF orientation says.
     """
 
@@ -79,13 +85,26 @@ class ModelSpec:
 
     backbone: `resnet18`, `resnet50` or `mobilenetv3` (MobileNetV3-large, width 0.5).
     neck_channels: width of DBFPN; a quarter of it is the width of each p2..p5 and of the head.
-    fusion: `concat` (DBNet) or `asf` (DBNet++, adaptive scale fusion).
+    fusion: `concat` (DBNet), `asf` (DBNet++, adaptive scale fusion) or `asf_spatial` (without its attention over the
+      channels: PaddleOCR's DB++, MindOCR's `channel_attention=False`).
     stem_pool: ResNet's 3x3 stride 2 max-pool pads `same` (MindOCR: bottom/right only) or `symmetric` (the originals).
     depthwise_padding: MobileNetV3's depthwise convolutions pad `same` (MindOCR) or `symmetric` (Paddle, torch).
     se_gate: MobileNetV3's squeeze-and-excitation: `none`, `sigmoid` (MindOCR), `hard_sigmoid` (slope 1/6: torch) or
       `hard_sigmoid_0.2` (slope 0.2: Paddle).
     step_function: training only. `paper`: sigmoid(k (P - T)); `mindocr`: sigmoid(k P - T).
     k: amplifying factor of the step function. norm_eps: epsilon of every batch norm.
+    deformable: ResNet's conv2 in every block of layer2..layer4 is plain (`none`) or a modulated deformable convolution
+      (DCNv2, arXiv:1811.11168), whose offsets and masks a 3x3 convolution `conv2_offset` computes from the same map.
+    offsets: what that convolution does where conv2 has a stride, which only a Bottleneck's has. `strided`: it has the
+      same stride (DCNv2, MMOCR). `mhliao`: it has stride 1, and the first quarter of each image's offsets and masks,
+      as they lie in memory, is taken for maps of the output's size (MhLiao/DB and EasyOCR, whose weights were trained
+      so: github.com/MhLiao/DB/issues/250).
+    first_shortcut: of ResNet-18's layer1, whose shape does not change. `identity`, or `projection`: a convolution as
+      before the other layers (PaddleOCR's ResNet-18).
+    neck: `dbfpn`, or `rsefpn` of PP-OCRv3, whose convolutions are followed by a residual squeeze-and-excitation with
+      the gate `neck_gate`: `hard_sigmoid_0.2` (Paddle) or `hard_sigmoid` (MindOCR).
+    upsampling: how RSEFPN enlarges. `floor`: every pixel becomes a square (Paddle, and every DBFPN);
+      `align_corners`: the corners' centres stay where they are (MindOCR's RSEFPN).
     """
 
     name: str
@@ -100,6 +119,13 @@ class ModelSpec:
     norm_eps: float
     pixels: PixelFormat
     boxes: BoxRule
+    # Fields with defaults came with later versions; records of earlier ones lack them.
+    deformable: Deformable = "none"
+    offsets: Offsets = "strided"
+    neck: Neck = "dbfpn"
+    neck_gate: SeGate = "hard_sigmoid_0.2"
+    upsampling: Upsampling = "floor"
+    first_shortcut: FirstShortcut = "identity"
 
     def semantics(self) -> dict[str, Any]:
         """The fields that decide the network's numbers (plain values; no name, pixels or boxes)."""
@@ -107,7 +133,13 @@ class ModelSpec:
 
     def relevant_semantics(self) -> dict[str, Any]:
         """`semantics()` without the switches that this backbone does not have."""
-        unused = ("depthwise_padding", "se_gate") if self.backbone.startswith("resnet") else ("stem_pool",)
+        resnet = self.backbone.startswith("resnet")
+        unused = ["depthwise_padding", "se_gate"] if resnet else ["stem_pool", "deformable"]
+        if self.backbone != "resnet18":
+            unused.append("first_shortcut")
+        if self.deformable == "none" or self.backbone != "resnet50":
+            unused.append("offsets")
+        unused += ["fusion"] if self.neck == "rsefpn" else ["neck_gate", "upsampling"]
         return {name: value for name, value in self.semantics().items() if name not in unused}
 
 
@@ -128,23 +160,46 @@ PADDLE_PIXELS = PixelFormat("BGR", IMAGENET_MEAN, IMAGENET_STD, "short_side_min"
 MHLIAO_PIXELS = PixelFormat("BGR", (122.67891434, 116.66876762, 104.00698793), (255.0, 255.0, 255.0),
                             "short_side", (736, 736))
 
+#: Of PaddleOCR's DB++: MhLiao/DB's numbers.
+PADDLE_PP_PIXELS = replace(MHLIAO_PIXELS, resize="stretch", size=(1152, 2048))
+#: Of MMOCR's recipes for ResNet-18; those for ResNet-50 enlarge to 1024 and 4068.
+MMOCR_PIXELS = PixelFormat("RGB", IMAGENET_MEAN, IMAGENET_STD, "fit_pad_after", (736, 1333), ignore_orientation=True)
+
 MINDOCR_BOXES = BoxRule("mindocr", "quad", 0.3, 0.6, 1.5, 1000)
 PADDLE_BOXES = BoxRule("paddle", "quad", 0.3, 0.6, 1.5, 1000)
 MHLIAO_BOXES = BoxRule("mhliao", "quad", 0.3, 0.6, 1.5, 1000)
+MMOCR_BOXES = BoxRule("mmocr", "quad", 0.3, 0.3, 1.5, 3000)
 
 _MINDOCR_R50 = ModelSpec(
     name="dbnet_resnet50", backbone="resnet50", neck_channels=256, fusion="concat", stem_pool="same",
     depthwise_padding="same", se_gate="sigmoid", step_function="paper", k=50.0, norm_eps=1e-5,
     pixels=MINDOCR_PIXELS, boxes=MINDOCR_BOXES)
 
-#: The detectors by name: MindOCR's four, exact to MindOCR, and PaddleOCR's det_mv3_db.
+_MHLIAO_DEFORMABLE_R50 = replace(
+    _MINDOCR_R50, name="dbnet_resnet50_deformable", stem_pool="symmetric", deformable="modulated", offsets="mhliao",
+    pixels=MHLIAO_PIXELS, boxes=MHLIAO_BOXES)
+
+#: PaddleOCR's det_mv3_db without squeeze-and-excitation.
+_PADDLE_MV3 = replace(
+    _MINDOCR_R50, name="db_mv3_paddle", backbone="mobilenetv3", neck_channels=96, depthwise_padding="symmetric",
+    se_gate="none", pixels=PADDLE_PIXELS, boxes=PADDLE_BOXES)
+
+#: The detectors by name: MindOCR's four, exact to MindOCR, PaddleOCR's det_mv3_db, those whose weights MhLiao/DB
+#: publishes, and PaddleOCR's PP-OCRv3 student, ResNet-18 and DB++.
 SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (
     replace(_MINDOCR_R50, name="dbnet_mobilenetv3", backbone="mobilenetv3"),
     replace(_MINDOCR_R50, name="dbnet_resnet18", backbone="resnet18"),
     _MINDOCR_R50,
     replace(_MINDOCR_R50, name="dbnetpp_resnet50", fusion="asf", pixels=MINDOCR_PP_PIXELS),
-    replace(_MINDOCR_R50, name="db_mv3_paddle", backbone="mobilenetv3", neck_channels=96,
-            depthwise_padding="symmetric", se_gate="none", pixels=PADDLE_PIXELS, boxes=PADDLE_BOXES),
+    _PADDLE_MV3,
+    replace(_MHLIAO_DEFORMABLE_R50, name="dbnet_resnet18_deformable", backbone="resnet18"),
+    _MHLIAO_DEFORMABLE_R50,
+    replace(_MHLIAO_DEFORMABLE_R50, name="dbnetpp_resnet50_deformable", fusion="asf"),
+    replace(_PADDLE_MV3, name="db_mv3_ppocrv3", neck="rsefpn"),
+    replace(_MINDOCR_R50, name="db_resnet18_paddle", backbone="resnet18", stem_pool="symmetric",
+            first_shortcut="projection", pixels=PADDLE_PIXELS, boxes=PADDLE_BOXES),
+    replace(_MHLIAO_DEFORMABLE_R50, name="dbpp_resnet50_paddle", fusion="asf_spatial", offsets="strided",
+            pixels=PADDLE_PP_PIXELS, boxes=PADDLE_BOXES),
 )}
 
 

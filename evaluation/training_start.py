@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converters.backbones import BACKBONE, find_backbone
 from converters.check import identify, listed, require_finite
-from converters.dialects import DIALECTS
 from converters.formats import read_file
 from converters.load import SourceOptions, load_model
 from converters.tensor_file import Weights
-from converters.weight_map import WeightMap
 from dbnet.errors import DbnetError
 from dbnet.initial import initial_weights
 from dbnet.parameters import parameters
@@ -25,9 +23,6 @@ from dbnet.spec import TRAINING_FIELDS, ModelSpec, with_semantics
 if TYPE_CHECKING:
     from dbnet.recipe import Recipe
 
-_BACKBONE = "backbone."
-#: What may stand before the names of a backbone's own file: torchvision's and MindCV's have none.
-_PREFIXES = ("", "backbone.", "module.", "model.", "encoder.", "model.backbone.", "module.backbone.")
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,8 @@ def start_weights(spec: ModelSpec, origin: Origin | None, seed: int) -> tuple[We
     found, notes = _found(spec, origin)
     shapes = {p.name: p.shape for p in parameters(spec)}
     taken = {name: np.array(array, np.float32, order="C") for name, array in found.items()
-             if array.shape == shapes.get(name) and (name.startswith(_BACKBONE) or not origin.backbone_only)}
-    lacking = [name for name in shapes if name.startswith(_BACKBONE) and name not in taken]
+             if array.shape == shapes.get(name) and (name.startswith(BACKBONE) or not origin.backbone_only)}
+    lacking = [name for name in shapes if name.startswith(BACKBONE) and name not in taken]
     if lacking:
         raise DbnetError(f"{origin.path} ({origin.where}): does not fit the backbone of {spec.name}: {len(lacking)} of "
                          f"its tensors are missing or of another shape ({listed(lacking)}); give another file")
@@ -99,9 +94,9 @@ def _found(spec: ModelSpec, origin: Origin) -> tuple[Weights, list[str]]:
         options = SourceOptions(take="ema" if file.ema is not None else "plain" if file.training else None)
         model = load_model(origin.path, options)
         return model.weights, notes + _differing(spec, model.record.spec)
-    found, semantics = _backbone(tensors, spec)
-    require_finite(found, str(origin.path))
-    return found, notes + _differing(spec, with_semantics(spec, semantics))
+    found = find_backbone(tensors, spec)
+    require_finite(found.weights, str(origin.path))
+    return found.weights, notes + _differing(spec, with_semantics(spec, dict(found.semantics)))
 
 
 def _differing(spec: ModelSpec, found: ModelSpec) -> list[str]:
@@ -112,21 +107,3 @@ def _differing(spec: ModelSpec, found: ModelSpec) -> list[str]:
     if found.pixels.colour != spec.pixels.colour:
         told.append(f"pixels were {found.pixels.colour}, are {spec.pixels.colour}")
     return [f"  not quite the network they were trained in: {', '.join(told)}"] if told else []
-
-
-def _backbone(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> tuple[Weights, dict[str, Any]]:
-    """The best fit of the backbone's tensors under any project's names, whatever else the file holds, and what that
-    project means by them."""
-    best: Weights = {}
-    semantics: dict[str, Any] = {}
-    for dialect in DIALECTS.values():
-        if spec.name not in dialect.specs:
-            continue
-        entries = [entry for entry in WeightMap(dialect, spec).entries if entry.foreign.startswith(_BACKBONE)]
-        for prefix in _PREFIXES:
-            found = {entry.parameter.name: entry.to_canonical(tensors[name]) for entry in entries
-                     if (name := prefix + entry.foreign.removeprefix(_BACKBONE)) in tensors
-                     and tensors[name].shape == entry.foreign_shape}
-            if len(found) > len(best):
-                best, semantics = found, dict(dialect.semantics)
-    return best, semantics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn
 
 from dbnet.spec import ModelSpec
-from ms_models.fpn import DBFPN
+from ms_models.fpn import DBFPN, RSEFPN
 from ms_models.head import DBHead
 from ms_models.mobilenet import MobileNetV3
 from ms_models.resnet import ResNet
@@ -17,7 +17,7 @@ class DBNet(nn.Cell):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         self.backbone = MobileNetV3(spec) if spec.backbone == "mobilenetv3" else ResNet(spec)
-        self.neck = DBFPN(spec)
+        self.neck = RSEFPN(spec) if spec.neck == "rsefpn" else DBFPN(spec)
         self.head = DBHead(spec)
 
     def construct(self, x: Tensor) -> Tensor:

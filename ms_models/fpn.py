@@ -1,7 +1,7 @@
-"""The neck: DBFPN, with adaptive scale fusion for DBNet++ (arXiv:1911.08947, arXiv:2202.10304).
+"""The neck: DBFPN, with adaptive scale fusion for DBNet++ (arXiv:1911.08947, arXiv:2202.10304); RSEFPN.
 
-Source: MindOCR `mindocr/models/necks/{fpn,asf}.py`. The maps are joined in the order p5, p4, p3, p2, as by the
-original authors and Paddle; MMOCR joins them the other way round.
+Sources: MindOCR `mindocr/models/necks/{fpn,asf}.py`, PaddleOCR `ppocr/modeling/necks/db_fpn.py`. The maps are joined in
+the order p5, p4, p3, p2, as by the original authors and Paddle; MMOCR joins them the other way round.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from dbnet.parameters import BACKBONE_CHANNELS
-from dbnet.spec import ModelSpec
+from dbnet.spec import ModelSpec, SeGate
+from ms_models.mobilenet import gate
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
@@ -17,22 +18,29 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
     return ops.ResizeNearestNeighbor((x.shape[2] * factor, x.shape[3] * factor))(x)
 
 
+def enlarge_aligned(x: Tensor, factor: int) -> Tensor:
+    """The same with the centres of the corners where they were: pixel i shows round(i (n - 1) / (factor n - 1))."""
+    return ops.ResizeNearestNeighbor((x.shape[2] * factor, x.shape[3] * factor), True)(x)
+
+
 class AdaptiveScaleFusion(nn.Cell):
     """Weighs four maps (N, C / 4, H, W) by attention over channels, places and scales: (N, C, H, W).
 
-    The attentions are added, not multiplied, and the first convolution has a bias: both as published.
+    The attentions are added, not multiplied, and the first convolution has a bias: both as published. Paddle leaves out
+    the one over channels.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, channel_attention: bool):
         super().__init__()
         quarter = channels // 4
+        self.attentive = channel_attention
         self.conv = nn.Conv2d(channels, quarter, 3, stride=1, pad_mode="pad", padding=1, has_bias=True)
         self.chan_att = nn.SequentialCell(
             nn.Conv2d(quarter, quarter // 4, 1, stride=1, pad_mode="pad", padding=0, has_bias=False),
             nn.ReLU(),
             nn.Conv2d(quarter // 4, quarter, 1, stride=1, pad_mode="pad", padding=0, has_bias=False),
             nn.Sigmoid(),
-        )
+        ) if channel_attention else None
         self.spat_att = nn.SequentialCell(
             nn.Conv2d(1, 1, 3, stride=1, pad_mode="pad", padding=1, has_bias=False),
             nn.ReLU(),
@@ -46,7 +54,8 @@ class AdaptiveScaleFusion(nn.Cell):
 
     def construct(self, maps: tuple[Tensor, ...]) -> Tensor:
         x = self.conv(ops.concat(maps, 1))
-        x = self.chan_att(ops.mean(x, (2, 3), True)) + x
+        if self.attentive:
+            x = self.chan_att(ops.mean(x, (2, 3), True)) + x
         x = self.spat_att(ops.mean(x, 1, True)) + x
         weights = self.scale_att(x)
         return ops.concat((weights[:, 0:1] * maps[0], weights[:, 1:2] * maps[1],
@@ -59,13 +68,13 @@ class DBFPN(nn.Cell):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         width = spec.neck_channels
-        self.asf = spec.fusion == "asf"
+        self.asf = spec.fusion != "concat"
         self.unify_channels = nn.CellList([
             nn.Conv2d(channels, width, 1, stride=1, pad_mode="pad", padding=0, has_bias=False)
             for channels in BACKBONE_CHANNELS[spec.backbone]])
         self.out = nn.CellList([
             nn.Conv2d(width, width // 4, 3, stride=1, pad_mode="pad", padding=1, has_bias=False) for _ in range(4)])
-        self.fuse = AdaptiveScaleFusion(width) if self.asf else None
+        self.fuse = AdaptiveScaleFusion(width, spec.fusion == "asf") if self.asf else None
 
     def construct(self, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         in5 = self.unify_channels[3](c5)
@@ -75,4 +84,60 @@ class DBFPN(nn.Cell):
         p2, p3, p4, p5 = self.out[0](in2), self.out[1](in3), self.out[2](in4), self.out[3](in5)
         maps = (enlarge(p5, 8), enlarge(p4, 4), enlarge(p3, 2), p2)
         fused = self.fuse(maps) if self.asf else ops.concat(maps, 1)
+        return p2, p3, p4, p5, fused
+
+
+class SqueezeExciteConv(nn.Cell):
+    """Weighs each channel by a function of all channels' means; shape unchanged. Its layers are 1x1 convolutions."""
+
+    def __init__(self, channels: int, kind: SeGate):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels // 4, 1, stride=1, pad_mode="pad", padding=0, has_bias=True)
+        self.act = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels // 4, channels, 1, stride=1, pad_mode="pad", padding=0, has_bias=True)
+        self.gate = gate(kind)
+
+    def construct(self, x: Tensor) -> Tensor:
+        weight = ops.mean(x, (2, 3), True)
+        return x * self.gate(self.conv2(self.act(self.conv1(weight))))
+
+
+class ResidualSqueeze(nn.Cell):
+    """A convolution, and its output once more as squeeze-and-excitation weighs it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, kind: SeGate):
+        super().__init__()
+        self.in_conv = nn.Conv2d(in_channels, out_channels, kernel, stride=1, pad_mode="pad", padding=kernel // 2,
+                                 has_bias=False)
+        self.se_block = SqueezeExciteConv(out_channels, kind)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.in_conv(x)
+        return x + self.se_block(x)
+
+
+class RSEFPN(nn.Cell):
+    """PP-OCRv3's neck: DBFPN of residual squeeze-and-excitations (arXiv:2206.03001). Inputs and outputs are DBFPN's."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        width, kind = spec.neck_channels, spec.neck_gate
+        self.aligned = spec.upsampling == "align_corners"
+        self.ins_conv = nn.CellList([
+            ResidualSqueeze(channels, width, 1, kind) for channels in BACKBONE_CHANNELS[spec.backbone]])
+        self.inp_conv = nn.CellList([ResidualSqueeze(width, width // 4, 3, kind) for _ in range(4)])
+
+    def larger(self, x: Tensor, factor: int) -> Tensor:
+        """Enlargement as the spec wants it."""
+        if self.aligned:
+            return enlarge_aligned(x, factor)
+        return enlarge(x, factor)
+
+    def construct(self, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
+        in5 = self.ins_conv[3](c5)
+        in4 = self.ins_conv[2](c4) + self.larger(in5, 2)
+        in3 = self.ins_conv[1](c3) + self.larger(in4, 2)
+        in2 = self.ins_conv[0](c2) + self.larger(in3, 2)
+        p2, p3, p4, p5 = self.inp_conv[0](in2), self.inp_conv[1](in3), self.inp_conv[2](in4), self.inp_conv[3](in5)
+        fused = ops.concat((self.larger(p5, 8), self.larger(p4, 4), self.larger(p3, 2), p2), 1)
         return p2, p3, p4, p5, fused

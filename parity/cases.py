@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,15 @@ CASES: dict[str, ModelSpec] = {
     "dbnet_mobilenetv3+torch": replace(SPECS["dbnet_mobilenetv3"], depthwise_padding="symmetric",
                                        se_gate="hard_sigmoid"),
 }
+
+#: Cases whose parts are in others, at the cost of a ResNet-50 each: `make test-full` runs them.
+LONG = ("dbnetpp_resnet50_deformable", "dbpp_resnet50_paddle")
+
+
+def marked(cases: Iterable[str], long: Container[str] = LONG) -> list[Any]:
+    """The cases as parameters of a test, some of them marked as long."""
+    import pytest
+    return [pytest.param(case, marks=pytest.mark.long) if case in long else case for case in cases]
 
 
 @dataclass

@@ -7,14 +7,14 @@ from dataclasses import asdict
 import pytest
 
 from dbnet.spec import STAGES
-from parity.cases import CASES, PAIRS, RUNNERS, SIZES
+from parity.cases import CASES, PAIRS, RUNNERS, SIZES, marked
 from parity.compare import compare_stages, table
 from parity.tolerances import tolerances
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("pair", PAIRS, ids="~".join)
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_stage(case, pair, stage, lab, available, report):
     available(*pair, "float64")
     for size in SIZES:
@@ -27,7 +27,7 @@ def test_stage(case, pair, stage, lab, available, report):
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_distance_to_float64(case, runner, lab, available, report):
     available(runner, "float64")
     for size in SIZES:

@@ -33,6 +33,12 @@ def reversed_blocks(weights, name):
     return {**weights, name: np.ascontiguousarray(np.concatenate(blocks[::-1], axis=1))}
 
 
+def predicted(weights, block, order):
+    """The 27 channels of a block's offset convolution in another order."""
+    names = [f"backbone.{block}.conv2_offset.{leaf}" for leaf in ("weight", "bias")]
+    return {**weights, **{name: np.ascontiguousarray(weights[name][list(order)]) for name in names}}
+
+
 #: name -> (spec, change of the spec's fields, change of the weights, first stage that must differ)
 SABOTAGE = {
     "gamma and beta swapped": (
@@ -59,6 +65,12 @@ SABOTAGE = {
     "scales in another order": (
         "dbnetpp_resnet50", {}, lambda w: {**w, "neck.fuse.scale_att.0.weight": np.ascontiguousarray(
             w["neck.fuse.scale_att.0.weight"][::-1])}, "fused"),
+    "offsets in x before those in y": (
+        "dbnet_resnet18_deformable", {}, lambda w: predicted(w, "layer3.1", [*(i ^ 1 for i in range(18)),
+                                                                             *range(18, 27)]), "c4"),
+    "masks before offsets": (
+        "dbnet_resnet18_deformable", {}, lambda w: predicted(w, "layer2.0", [*range(9, 27), *range(9)]), "c3"),
+    "offsets computed with the stride": ("dbnet_resnet50_deformable", {"offsets": "strided"}, dict, "c3"),
     "last bias dropped": (
         "dbnet_resnet18", {}, lambda w: {**w, "head.segm.6.bias": w["head.segm.6.bias"] * 0}, "logits"),
 }

@@ -15,21 +15,21 @@ from converters.weights import same_bits
 from dbnet.parameters import parameters
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
-from parity.cases import CASES
+from parity.cases import CASES, LONG, marked
 
 SUFFIXES = (".ckpt", ".pth", ".onnx", ".safetensors")
 HOPS = 4
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.permutations(SUFFIXES, 2)), ids=" to ".join)
-@pytest.mark.parametrize("case", [*SPECS, "dbnet_resnet18+symmetric"])
+@pytest.mark.parametrize("case", marked([*SPECS, "dbnet_resnet18+symmetric"], (*LONG, "dbnet_resnet50_deformable")))
 def test_one_hop_is_exact(case, source, target, lab, tmp_path):
     end = convert(lab.file(case, source), tmp_path / f"b{target}").target
     require_exact(case, load_model(end), lab)
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_several_hops_are_exact(case, seed, lab, tmp_path):
     order = np.random.default_rng(seed).permutation(len(SUFFIXES))
     path = lab.file(case, SUFFIXES[order[-1]])
@@ -46,7 +46,7 @@ def require_exact(case, model, lab):
     assert model.record.spec == CASES[case]
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_torch_loads_what_we_write(case, lab, available):
     available("torch")
     import torch
@@ -61,7 +61,7 @@ def test_torch_loads_what_we_write(case, lab, available):
         assert np.array_equal(held[p.name_in("torch")].numpy(), expected[p.name]), p.name
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_we_read_what_torch_writes(case, lab, available, tmp_path):
     available("torch")
     import torch
@@ -76,7 +76,7 @@ def test_we_read_what_torch_writes(case, lab, available, tmp_path):
     assert loaded.bare  # torch.save of a fresh state dict knows nothing of our record
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_mindspore_loads_what_we_write(case, lab, available):
     available("mindspore")
     import mindspore as ms
@@ -92,7 +92,7 @@ def test_mindspore_loads_what_we_write(case, lab, available):
         assert np.array_equal(parameter.asnumpy(), expected[name]), name
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", marked(CASES))
 def test_we_read_what_mindspore_writes(case, lab, available, tmp_path):
     available("mindspore")
     import mindspore as ms

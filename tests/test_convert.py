@@ -45,7 +45,10 @@ def test_any_order_of_formats_keeps_bytes_and_record(tmp_path, order):
     require_equal(load_model(start), load_model(chain(start, order, tmp_path)))
 
 
-@pytest.mark.parametrize("spec", list(SPECS))
+LARGE = ("dbnet_resnet50_deformable", "dbpp_resnet50_paddle")  # like others here, and they take long
+
+
+@pytest.mark.parametrize("spec", [pytest.param(name, marks=[pytest.mark.long] * (name in LARGE)) for name in SPECS])
 def test_every_spec_makes_the_round(tmp_path, spec):
     weights = seeded_weights(SPECS[spec], 7)
     start = tmp_path / "start.ckpt"

@@ -12,8 +12,8 @@ HALVES = ("torch_reference", "ms_models")
 #: What only one half has: MindSpore's versions differ in ways that torch's do not.
 ONE_SIDED = {"compat.py"}
 #: Drives a model in a framework: settings and graphs differ, the calls do not (`test_runners_are_called_alike`,
-#: `test_trainers_are_called_alike`).
-NOT_MIRRORED = {"runner.py", "train.py"}
+#: `test_trainers_are_called_alike`, `test_worlds_are_called_alike`).
+NOT_MIRRORED = {"runner.py", "train.py", "world.py"}
 
 #: Keywords that a layer must spell out, because the frameworks' defaults differ.
 SPELT_OUT = {
@@ -109,10 +109,23 @@ def public(half: str, name: str, kind: str) -> list[str]:
 def test_trainers_are_called_alike():
     trainers = [public(half, "train.py", "Trainer") for half in HALVES]
     assert trainers[0] == trainers[1] == [
-        "def __init__(self, spec, weights, optimizer, loss, device=None, amp='O0')", "def step(self, batch, rate)",
-        "def weights(self, average=False)", "def state(self)", "def load_state(self, state)"]
+        "def __init__(self, spec, weights, optimizer, loss, device=None, amp='O0', world=None)",
+        "def prepare(self, batch)", "def step(self, batch, rate)", "def weights(self, average=False)",
+        "def state(self)", "def load_state(self, state)"]
     for half in HALVES:
-        assert "def losses(parts): Waits for the device." in outline(source(half, "train.py"))
+        lines = outline(source(half, "train.py"))
+        assert "def losses(parts): Waits for the device." in lines
+        assert any(line.startswith("def be_repeatable():") for line in lines)
+
+
+def test_worlds_are_called_alike():
+    worlds = [public(half, "world.py", "World") for half in HALVES]
+    assert worlds[0][:3] == worlds[1][:3] == [
+        "def __init__(self, launch, device=None)", "def total(self, values)", "def leave(self)"]
+    for half in HALVES:
+        lines = outline(source(half, "world.py"))
+        assert "  def __init__(self, shapes, size): None" in lines
+        assert any(line.startswith("  def construct(self, values):") for line in lines)
 
 
 @pytest.mark.parametrize("half", HALVES)

@@ -14,6 +14,7 @@ from converters import pdparams_file
 from converters.weights import same_bits
 from dbnet.errors import DbnetError
 
+WRITABLE = ("float16", "bfloat16", "float32", "float64")
 ARRAYS = {
     "backbone.conv.conv.weight": np.random.default_rng(2).standard_normal((8, 3, 3, 3)).astype(np.float32),
     "backbone.conv.bn._mean": np.array([np.nan, -0.0, np.inf], np.float32),
@@ -175,3 +176,54 @@ def test_the_trained_model(need):
     assert {array.dtype.name for array in read.tensors.values()} == {"float32"}
     assert read.metadata == {"StructuredToParameterName@@": "269 names, dropped"}
     assert all(np.isfinite(array).all() for array in read.tensors.values())
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def written(path, tensors, record=None):
+    with path.open("w+b") as stream:
+        pdparams_file.write(stream, tensors, record)
+    return path
+
+
+@pytest.mark.parametrize("dtype", WRITABLE)
+def test_what_is_written_is_read_again(tmp_path, dtype):
+    rng = np.random.default_rng(4)
+    tensors = {f"layer{i}.weight": rng.standard_normal(shape).astype(dtype)
+               for i, shape in enumerate([(), (3,), (2, 3, 1, 5), (0, 4)])}
+    tensors["fortran"] = np.asfortranarray(rng.standard_normal((3, 4)).astype(dtype))
+    read = pdparams_file.read(written(tmp_path / "a.pdparams", tensors, '{"k": "\u00e9"}'))
+    assert list(read.tensors) == list(tensors)
+    assert all(same_bits(read.tensors[name], np.ascontiguousarray(array).reshape(array.shape))
+               for name, array in tensors.items())
+    assert read.record == '{"k": "\u00e9"}'
+    assert pdparams_file.read(written(tmp_path / "b.pdparams", tensors)).record is None
+
+
+def test_python_and_so_paddle_reads_it(tmp_path):
+    """paddle.load unpickles; the table makes tensors of the arrays."""
+    arrays = {name: array for name, array in ARRAYS.items() if array.dtype.name in WRITABLE and array.dtype.isnative}
+    found = pickle.loads(written(tmp_path / "a.pdparams", arrays, "text").read_bytes())  # noqa: S301  (its own bytes)
+    assert found.pop("StructuredToParameterName@@") == {name: name for name in arrays}
+    assert found.pop("dbnet") == "text"
+    assert list(found) == list(arrays)
+    assert all(same_bits(found[name], np.ascontiguousarray(array)) and found[name].flags.writeable
+               for name, array in arrays.items())
+
+
+def test_bfloat16_is_written_as_paddle_keeps_it(tmp_path):
+    array = np.array([1.5, -2, 3e38], ml_dtypes.bfloat16)
+    found = pickle.loads(written(tmp_path / "a.pdparams", {"a": array}).read_bytes())["a"]  # noqa: S301  (its own bytes)
+    assert (found.dtype, found.tobytes()) == (np.uint16, array.tobytes())
+
+
+@pytest.mark.parametrize("name", ["dbnet", "StructuredToParameterName@@"])
+def test_names_that_mean_something_else_are_refused(tmp_path, name):
+    with pytest.raises(DbnetError, match="cannot be named"):
+        written(tmp_path / "a.pdparams", {name: np.zeros(3, np.float32)})
+
+
+def test_types_that_paddle_has_no_place_for_are_refused(tmp_path):
+    with pytest.raises(DbnetError, match="int32 cannot be stored"):
+        written(tmp_path / "a.pdparams", {"a": np.zeros(3, np.int32)})

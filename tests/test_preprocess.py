@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from dbnet.errors import DbnetError
 from dbnet.preprocess import prepare, read_image
-from dbnet.spec import MHLIAO_PIXELS, MINDOCR_PIXELS, MINDOCR_PP_PIXELS, PADDLE_PIXELS, PixelFormat
+from dbnet.spec import MHLIAO_PIXELS, MINDOCR_PIXELS, MINDOCR_PP_PIXELS, MMOCR_PIXELS, PADDLE_PIXELS, PixelFormat
 
-RULES = {"mindocr": MINDOCR_PIXELS, "mindocr++": MINDOCR_PP_PIXELS, "paddle": PADDLE_PIXELS, "mhliao": MHLIAO_PIXELS}
+RULES = {"mindocr": MINDOCR_PIXELS, "mindocr++": MINDOCR_PP_PIXELS, "paddle": PADDLE_PIXELS, "mhliao": MHLIAO_PIXELS,
+         "mmocr": MMOCR_PIXELS}
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -46,6 +47,10 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     ("mhliao", (1280, 720), (1312, 736), (1312, 736)),
     ("mhliao", (1000, 1001), (736, 768), (736, 768)),        # 736.7 is rounded up
     ("mhliao", (1472, 1472), (736, 736), (736, 736)),
+    ("mmocr", (720, 1280), (736, 1308), (736, 1312)),        # 1308.4
+    ("mmocr", (1280, 720), (1308, 736), (1312, 736)),        # the longer and the shorter side, whichever they are
+    ("mmocr", (500, 1500), (444, 1333), (448, 1344)),        # the longer side decides; 444.3
+    ("mmocr", (11, 7), (1157, 736), (1184, 736)),            # 1156.57 + 0.5
 ])
 def test_sizes(rule, image, resized, tensor):
     prepared = prepare(noise(*image), RULES[rule])
@@ -106,6 +111,10 @@ def plainly(image: np.ndarray, pixels: PixelFormat, resized: tuple[int, int]) ->
     image = image[:, :, ::-1] if pixels.colour == "RGB" else image
     image = image.astype(np.float32) if pixels.resize == "short_side" else np.ascontiguousarray(image)
     image = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
+    if pixels.resize == "fit_pad_after":  # the pixels first, the padding when they are numbers
+        numbers = (image.astype(np.float32) - np.float32(pixels.mean)) / np.float32(pixels.std)
+        sides = [-side % 32 for side in resized]
+        return np.pad(numbers.transpose(2, 0, 1), ((0, 0), (0, sides[0]), (0, sides[1])))[np.newaxis]
     if pixels.resize == "keep_ratio_pad":
         padded = np.zeros((*pixels.size, 3), np.uint8)
         padded[:resized[0], :resized[1]] = image

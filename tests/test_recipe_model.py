@@ -63,12 +63,18 @@ def test_other_widths_and_the_enhanced_backbone():
     enhanced = recipe("model: {backbone: {name: det_mobilenet_v3_enhance}, neck: {out_channels: 96}, "
                       "head: {name: DBHeadEnhance, k: 40}}").spec()
     assert enhanced.semantics() == SPECS["db_mv3_paddle"].semantics() | {"k": 40.0}
+    residual = recipe("model: {backbone: {name: det_mobilenet_v3_enhance}, neck: {name: RSEFPN}, "
+                      "head: {name: DBHeadEnhance}}").spec()
+    assert residual.semantics() == SPECS["db_mv3_ppocrv3"].semantics() | {
+        "neck_gate": "hard_sigmoid", "upsampling": "align_corners"}
     wide = recipe("model: {backbone: {name: det_resnet18}, neck: {out_channels: 128, use_asf: True}}").spec()
     assert (wide.backbone, wide.neck_channels, wide.fusion) == ("resnet18", 128, "asf")
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("model: {neck: {name: RSEFPN}}", r"r\.yaml:1: model\.neck\.name: RSEFPN is not built here yet"),
+    ("model: {neck: {name: RSEFPN}}", r"r\.yaml:1: model\.neck\.name: RSEFPN goes with det_mobilenet_v3_enhance here"),
+    ("model: {backbone: {name: det_mobilenet_v3_enhance}, neck: {name: RSEFPN, shortcut: False}}", "shortcut: False"),
+    ("model: {backbone: {name: det_mobilenet_v3_enhance}, neck: {name: RSEFPN, use_asf: True}}", "use_asf: True"),
     ("model: {backbone: {name: det_resnet152}}", "det_resnet152 is not built here; there are det_resnet18"),
     ("model: {backbone: {name: det_mobilenet_v3, alpha: 1.0}}", r"alpha: 1\.0 is not built here, only 0\.5"),
     ("model: {backbone: {name: det_mobilenet_v3, out_stages: [1]}}", r"out_stages: \[1\] is not built"),

@@ -14,9 +14,14 @@ from dbnet.spec import SPECS
 PAIRS = [(d.name, s) for d in DIALECTS.values() for s in d.specs]
 
 
+def distinct(spec: str) -> dict[str, np.ndarray]:
+    """A tensor of one value for every parameter, each another, in next to no memory."""
+    return {p.name: np.broadcast_to(np.float32(i), p.shape) for i, p in enumerate(parameters(SPECS[spec]))}
+
+
 @pytest.mark.parametrize(("dialect", "spec"), PAIRS)
 def test_there_and_back_is_the_same(dialect, spec):
-    weights = seeded_weights(SPECS[spec], 3)
+    weights = seeded_weights(SPECS[spec], 3) if "resnet50" not in spec else distinct(spec)
     mapping = weight_map(dialect, SPECS[spec])
     foreign = mapping.inverse(weights)
     prefix = mapping.dialect.prefixes[0]
@@ -27,14 +32,14 @@ def test_there_and_back_is_the_same(dialect, spec):
 
 @pytest.mark.parametrize(("dialect", "spec"), PAIRS)
 def test_written_names_are_identified(dialect, spec):
-    foreign = weight_map(dialect, SPECS[spec]).inverse(seeded_weights(SPECS[spec], 1))
+    foreign = weight_map(dialect, SPECS[spec]).inverse(distinct(spec))
     report = identify(foreign)
     assert (report.dialect.name, report.spec.name, report.problems) == (dialect, spec, 0)
 
 
 @pytest.mark.parametrize("spec", list(SPECS))
 def test_torch_counters_follow_their_batch_norm(spec):
-    names = list(weight_map("torch", SPECS[spec]).inverse(seeded_weights(SPECS[spec])))
+    names = list(weight_map("torch", SPECS[spec]).inverse(distinct(spec)))
     counters = [i for i, name in enumerate(names) if name.endswith("num_batches_tracked")]
     assert len(counters) == sum(p.role.name == "NORM_MEAN" for p in parameters(SPECS[spec]))
     leaves = ["weight", "bias", "running_mean", "running_var"]
@@ -48,23 +53,18 @@ def _names_file(path):
 
 
 @pytest.mark.parametrize(("file", "spec"), [("resnet18", "dbnet_resnet18"), ("resnet50", "dbnet_resnet50"),
-                                            ("resnet50_asf", "dbnetpp_resnet50")])
+                                            ("resnet50_asf", "dbnetpp_resnet50"),
+                                            ("deformable_resnet18", "dbnet_resnet18_deformable"),
+                                            ("deformable_resnet50", "dbnet_resnet50_deformable"),
+                                            ("deformable_resnet50_asf", "dbnetpp_resnet50_deformable")])
 def test_mhliao_names_are_the_originals(need, file, spec):
     theirs = _names_file(need(f"oracle/mhliao_seed0_96x160/{file}.names.tsv"))
     report = fit({n: np.broadcast_to(np.float32(1), s) for n, s in theirs.items()}, weight_map("mhliao", SPECS[spec]),
                  "model.module.")
     assert report.problems == 0
-    ours = weight_map("mhliao", SPECS[spec]).inverse(seeded_weights(SPECS[spec]))
+    ours = weight_map("mhliao", SPECS[spec]).inverse(distinct(spec))
     assert {n: a.shape for n, a in ours.items()} == {n: s for n, s in theirs.items() if n not in report.dropped or
                                                      (n.endswith("num_batches_tracked") and n in ours)}
-
-
-@pytest.mark.parametrize("file", ["deformable_resnet18", "deformable_resnet50", "deformable_resnet50_asf"])
-def test_deformable_files_fit_nothing(need, file):
-    theirs = _names_file(need(f"oracle/mhliao_seed0_96x160/{file}.names.tsv"))
-    report = identify({n: np.broadcast_to(np.float32(1), s) for n, s in theirs.items()})
-    assert report.dialect.name == "mhliao"
-    assert any("conv2_offset" in name for name in report.unexpected)
 
 
 def test_paddle_names_are_the_originals(need):
@@ -121,4 +121,4 @@ def test_unknown_names_are_refused():
     with pytest.raises(DbnetError, match="choose one of"):
         get_dialect("mmocr9")
     with pytest.raises(DbnetError, match="do not exist"):
-        identify({}, "paddle", SPECS["dbnet_resnet18"])
+        identify({}, "paddle", SPECS["dbnetpp_resnet50"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dbnet.spec import ModelSpec
-from torch_reference.fpn import DBFPN
+from torch_reference.fpn import DBFPN, RSEFPN
 from torch_reference.head import DBHead
 from torch_reference.mobilenet import MobileNetV3
 from torch_reference.resnet import ResNet
@@ -17,7 +17,7 @@ class DBNet(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         self.backbone = MobileNetV3(spec) if spec.backbone == "mobilenetv3" else ResNet(spec)
-        self.neck = DBFPN(spec)
+        self.neck = RSEFPN(spec) if spec.neck == "rsefpn" else DBFPN(spec)
         self.head = DBHead(spec)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """ResNet-18 and ResNet-50 as feature extractors (arXiv:1512.03385), under MindOCR's names.
 
 Source: MindOCR `mindocr/models/backbones/mindcv_models/resnet.py`. The stride sits in the bottleneck's 3x3, as in
-torchvision; no convolution has a bias.
+torchvision; no convolution has a bias. With deformable convolutions: MhLiao/DB `backbones/resnet.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dbnet.parameters import RESNET_BLOCKS
-from dbnet.spec import ModelSpec, Padding
+from dbnet.spec import ModelSpec, Offsets, Padding
+from torch_reference.deform import DeformableConv2d, offset_conv
 
 
 def stem_pool(padding: Padding) -> nn.Module:
@@ -20,9 +21,9 @@ def stem_pool(padding: Padding) -> nn.Module:
     return nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=False)
 
 
-def down_sample(in_channels: int, out_channels: int, stride: int, eps: float) -> nn.Module:
-    """The shortcut: 1x1 convolution and batch norm where the shape changes, else the identity."""
-    if stride == 1 and in_channels == out_channels:
+def down_sample(in_channels: int, out_channels: int, stride: int, eps: float, projected: bool) -> nn.Module:
+    """The shortcut: 1x1 convolution and batch norm where the shape changes or it is `projected`, else the identity."""
+    if stride == 1 and in_channels == out_channels and not projected:
         return nn.Identity()
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, padding=0, bias=False),
@@ -30,23 +31,34 @@ def down_sample(in_channels: int, out_channels: int, stride: int, eps: float) ->
     )
 
 
+def conv2(channels: int, stride: int, offsets: Offsets | None) -> nn.Module:
+    """A block's second convolution, 3x3. Deformable, it takes the output of `deform.offset_conv` beside its input."""
+    if offsets is not None:
+        return DeformableConv2d(channels, channels, stride, offsets)
+    return nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: (N, in_channels, H, W) -> (N, channels, H / stride, W / stride)."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, eps: float):
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float, offsets: Offsets | None,
+                 projected: bool):
         super().__init__()
+        self.deformable = offsets is not None
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
         self.relu = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=1, padding=1, bias=False)
+        self.conv2_offset = offset_conv(channels, 1, offsets) if offsets else None
+        self.conv2 = conv2(channels, 1, offsets)
         self.bn2 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
-        self.down_sample = down_sample(in_channels, channels, stride, eps)
+        self.down_sample = down_sample(in_channels, channels, stride, eps, projected)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = self.conv2(out, self.conv2_offset(out)) if self.deformable else self.conv2(out)
+        out = self.bn2(out)
         return self.relu(out + self.down_sample(x))
 
 
@@ -55,21 +67,25 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, eps: float):
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float, offsets: Offsets | None,
+                 projected: bool):
         super().__init__()
         out_channels = channels * self.expansion
+        self.deformable = offsets is not None
         self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=1, padding=0, bias=False)
         self.bn1 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2_offset = offset_conv(channels, stride, offsets) if offsets else None
+        self.conv2 = conv2(channels, stride, offsets)
         self.bn2 = nn.BatchNorm2d(channels, eps=eps, momentum=0.1)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, stride=1, padding=0, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels, eps=eps, momentum=0.1)
         self.relu = nn.ReLU()
-        self.down_sample = down_sample(in_channels, out_channels, stride, eps)
+        self.down_sample = down_sample(in_channels, out_channels, stride, eps, projected)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.conv2(out, self.conv2_offset(out)) if self.deformable else self.conv2(out)
+        out = self.relu(self.bn2(out))
         out = self.bn3(self.conv3(out))
         return self.relu(out + self.down_sample(x))
 
@@ -85,10 +101,12 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU()
         self.max_pool = stem_pool(spec.stem_pool)
         blocks = RESNET_BLOCKS[spec.backbone]
-        self.layer1 = make_layer(block, 64, 64, blocks[0], 1, spec.norm_eps)
-        self.layer2 = make_layer(block, 64 * block.expansion, 128, blocks[1], 2, spec.norm_eps)
-        self.layer3 = make_layer(block, 128 * block.expansion, 256, blocks[2], 2, spec.norm_eps)
-        self.layer4 = make_layer(block, 256 * block.expansion, 512, blocks[3], 2, spec.norm_eps)
+        offsets = spec.offsets if spec.deformable == "modulated" else None
+        self.layer1 = make_layer(block, 64, 64, blocks[0], 1, spec.norm_eps, None,
+                                 spec.first_shortcut == "projection")
+        self.layer2 = make_layer(block, 64 * block.expansion, 128, blocks[1], 2, spec.norm_eps, offsets, False)
+        self.layer3 = make_layer(block, 128 * block.expansion, 256, blocks[2], 2, spec.norm_eps, offsets, False)
+        self.layer4 = make_layer(block, 256 * block.expansion, 512, blocks[3], 2, spec.norm_eps, offsets, False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.max_pool(self.relu(self.bn1(self.conv1(x))))
@@ -100,9 +118,10 @@ class ResNet(nn.Module):
 
 
 def make_layer(block: type[BasicBlock] | type[Bottleneck], in_channels: int, channels: int, count: int, stride: int,
-               eps: float) -> nn.Sequential:
-    """`count` blocks, of which the first changes the shape."""
-    blocks = [block(in_channels, channels, stride, eps)]
+               eps: float, offsets: Offsets | None, projected: bool) -> nn.Sequential:
+    """`count` blocks, of which the first changes the shape. `offsets`: of deformable convolutions; None for plain ones.
+    """
+    blocks = [block(in_channels, channels, stride, eps, offsets, projected)]
     for _ in range(1, count):
-        blocks.append(block(channels * block.expansion, channels, 1, eps))
+        blocks.append(block(channels * block.expansion, channels, 1, eps, offsets, False))
     return nn.Sequential(*blocks)

@@ -41,6 +41,9 @@ def _show(file: Path, found: dict[str, Any]) -> None:
                               "edited": "present, but the weights were changed after it was written"}[found["record"]])]
     else:
         near = found["nearest"]
+        lines += [("is", text.removeprefix("is ")) for text in (found["recognised"],) if text]
+        lines += [("backbone", f"{text}; no neck, no head (for dbnet train --pretrained)")
+                  for text in (found["backbone"],) if text]
         lines.append(("fits", f"nothing; nearest is {near['spec']} in {near['dialect']} names"))
     dtypes = ", ".join(f"{count} {name}" for name, count in found["dtypes"].items())
     lines += [("tensors", f"{found['tensors']} ({dtypes})"), ("values", f"{found['parameters']:,}")]
@@ -53,10 +56,13 @@ def _show(file: Path, found: dict[str, Any]) -> None:
         if found[key]:
             lines.append((key, f"{len(found[key])}: {_names([f'{n} {why}' for n, why in found[key].items()])}"))
     lines += [(what, f"{count}") for what, count in found["training"].items()]
+    if found["progress"]:
+        from converters.training_convert import told
+        lines.append(("training", told(found["progress"])))
     lines += [("note", note) for note in found["notes"]]
     lines += [(key, _short(value)) for key, value in found["metadata"].items()]
     for key, text in lines:
-        click.echo("".join(c if c.isprintable() else "?" for c in f"{key:<12}{text}"))
+        click.echo("".join(c if c.isprintable() else "?" for c in f"{key:<11} {text}"))
 
 
 def _names(names: list[str]) -> str:

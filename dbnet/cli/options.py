@@ -27,25 +27,27 @@ PathArgument = _Path(path_type=Path, readable=False)
 
 
 #: What `source_options` adds to a command.
-SOURCE_SETTINGS = ("spec", "dialect", "settings", "take", "allow_edited")
+SOURCE_SETTINGS = ("spec", "dialect", "settings", "take", "part", "allow_edited")
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--spec, --from, --set, --take, --allow-edited; the command gets them as one `options: SourceOptions`."""
+    """--spec, --from, --set, --take, --part, --allow-edited; the command gets them as one `options: SourceOptions`."""
 
     @click.option("--spec", metavar="NAME", help="The network, where shapes leave it open (see dbnet specs).")
     @click.option("--from", "dialect", metavar="DIALECT",
-                  help="Whose names the file uses: mindocr, torch, mhliao, paddle, mindocr_enhance. Told by them.")
+                  help="Whose names the file uses: mindocr, torch, mhliao, mmocr, mmocr0, paddle, mindocr_enhance. "
+                       "Told by them.")
     @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
                   help="Say what a bare file means, e.g. stem_pool=symmetric (repeatable).")
     @click.option("--take", type=click.Choice(["plain", "ema"]), help="Which weights of a training file.")
+    @click.option("--part", metavar="NAME", help="Which network of a distillation's file, Student or Teacher.")
     @click.option("--allow-edited", is_flag=True, help="Accept weights that do not match the digest in their record.")
     @functools.wraps(command)
-    def wrapped(spec: str | None, dialect: str | None, settings: Sequence[str], take: Any, allow_edited: bool,
-                **others: Any) -> Any:
+    def wrapped(spec: str | None, dialect: str | None, settings: Sequence[str], take: Any, part: str | None,
+                allow_edited: bool, **others: Any) -> Any:
         from converters.load import SourceOptions
         options = SourceOptions(spec=spec, dialect=dialect, semantics=dict(map(_setting, settings)), take=take,
-                                allow_edited=allow_edited)
+                                allow_edited=allow_edited, part=part)
         return command(options=options, **others)
 
     return wrapped
@@ -59,6 +61,13 @@ def _setting(text: str) -> tuple[str, Any]:
         return name.strip(), float(value)
     except ValueError:
         return name.strip(), value.strip()
+
+
+def deformable_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--deformable; None where it is not given."""
+    return click.option("--deformable", type=click.Choice(["native", "decomposed"]),
+                        help="Deformable convolutions in an .onnx: the standard's DeformConv (opset 19, new runtimes) "
+                             "or made of plain operators.  [default: decomposed]")(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,5 +35,7 @@ def specs(json_path: str | None) -> None:
 def _semantics(name: str) -> str:
     from dbnet.spec import SPECS
     shown = SPECS[name].relevant_semantics()
-    return ", ".join(f"{k}={shown[k]}" for k in ("neck_channels", "fusion", "stem_pool", "depthwise_padding", "se_gate")
-                     if k in shown)
+    told = ("neck_channels", "neck", "fusion", "stem_pool", "first_shortcut", "depthwise_padding", "se_gate",
+            "neck_gate", "upsampling", "deformable", "offsets")
+    usual = (("deformable", "none"), ("neck", "dbfpn"), ("first_shortcut", "identity"))
+    return ", ".join(f"{k}={shown[k]}" for k in told if k in shown and (k, shown[k]) not in usual)
