@@ -6,7 +6,7 @@ of their fastest and of their median times, and the largest difference of each m
 2015's training images brought to 640x640 in three ways, and drawn images with 20 curved words of 14 points.
 
 Some pixels on an outline MindOCR loses: its cosine is -1 less a rounding error there, and the square root of what is
-left no number, so that it leaves the threshold map as it was (`FIXME: BorderMap` in its code). They are counted apart.
+left no number, so that it leaves the threshold map as it was (a fault that its code knows of). They are counted apart.
 Needs MindOCR: `pip install mindocr mindspore` in an environment of its own.
 """
 

@@ -32,7 +32,8 @@ class Augmentation:
     min_crop_ratio: shortest sides of a crop, fractions of the image's. max_tries: crops tried before the whole image is
     taken. min_area: square pixels; nobody cares about a text of which less is to be seen. order: of the steps; colour
     is changed pixel by pixel and has no place in it. Behind the crop the size stays, so nothing is scaled and no canvas
-    expanded there.
+    expanded there. size_limits: shortest and longest side in pixels of a scaled image: the range that the factor is
+    drawn from is narrowed so that both sides stay within them, as far as the range lets them.
     """
 
     brightness: float = 0.1255
@@ -49,6 +50,7 @@ class Augmentation:
     min_crop_ratio: float = 0.1
     min_area: float = 1.0
     order: tuple[str, ...] = ORDER
+    size_limits: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted(ORDER):
@@ -76,13 +78,15 @@ class Crop:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What happens to one image. angle: degrees; factor: of the scale."""
+    """What happens to one image. angle: degrees; factor: of the scale, unless the sizes are limited; scales: whether
+    there is one."""
 
     brightness: float
     saturation: float
     flips: bool
     angle: float
     factor: float
+    scales: bool = True
 
 
 def augment(image: np.ndarray, polygons: Sequence[np.ndarray], ignore: np.ndarray, settings: Augmentation,
@@ -96,7 +100,7 @@ def augment(image: np.ndarray, polygons: Sequence[np.ndarray], ignore: np.ndarra
     texts = [np.asarray(polygon, np.float64) for polygon in polygons]
     kept = [i for i, text in enumerate(texts) if len(text) > 2 and np.isfinite(text).all()]
     texts, flags = [texts[i] for i in kept], np.asarray(ignore, bool)[kept]
-    matrix, canvas = _moves(before, drawn, settings.expand_canvas, np.array(image.shape[1::-1], float))
+    matrix, canvas = _moves(before, drawn, settings, np.array(image.shape[1::-1], float))
     texts = [text @ matrix[:2, :2].T + matrix[:2, 2] for text in texts]
     start, stop = _crop(texts, flags, canvas, settings, rng)
     size = np.array(settings.crop_size[::-1], float)
@@ -105,7 +109,7 @@ def augment(image: np.ndarray, polygons: Sequence[np.ndarray], ignore: np.ndarra
     zoom = np.array([[factor, 0, -start[0] * factor], [0, factor, -start[1] * factor], [0, 0, 1]])
     pixels = _warped(image, zoom @ matrix, shown, settings.crop_size)
     texts, flags = _visible([(text - start) * factor for text in texts], flags, shown, settings.min_area)
-    matrix, _ = _moves(behind, drawn, False, size)
+    matrix, _ = _moves(behind, drawn, settings, size)
     if not np.array_equal(matrix, np.eye(3)):
         pixels = _warped(pixels, matrix, size, settings.crop_size)
         texts, flags = _visible([text @ matrix[:2, :2].T + matrix[:2, 2] for text in texts], flags, size,
@@ -117,9 +121,9 @@ def _draw(settings: Augmentation, rng: np.random.Generator) -> _Drawn:
     """Draws as many numbers whatever happens, so that a step that is left out changes no other."""
     bright, saturated = (rng.uniform(1 - range_, 1 + range_) for range_ in (settings.brightness, settings.saturation))
     flips, angle, turns = rng.random() < settings.flip_p, rng.integers(*settings.rotate, endpoint=True), rng.random()
-    factor, scales = rng.uniform(*settings.scale), rng.random()
+    factor, scales = rng.uniform(*settings.scale), rng.random() < settings.scale_p
     return _Drawn(bright, saturated, flips, float(angle) if turns < settings.rotate_p else 0.0,
-                  factor if scales < settings.scale_p else 1.0)
+                  factor if scales else 1.0, scales)
 
 
 def _coloured(image: np.ndarray, drawn: _Drawn) -> np.ndarray:
@@ -134,7 +138,8 @@ def _coloured(image: np.ndarray, drawn: _Drawn) -> np.ndarray:
 # Where things come to lie ---------------------------------------------------------------------------------------------
 
 
-def _moves(steps: Sequence[str], drawn: _Drawn, expand: bool, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moves(steps: Sequence[str], drawn: _Drawn, settings: Augmentation,
+           size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where steps put an image of `size` (width, height): a matrix for points, (3, 3), and the size of the canvas."""
     matrix, canvas = np.eye(3), size
     for step in steps:
@@ -144,14 +149,26 @@ def _moves(steps: Sequence[str], drawn: _Drawn, expand: bool, size: np.ndarray) 
         elif step == "rotate" and drawn.angle:
             centre = canvas / 2
             move[:2] = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), drawn.angle, 1)
-            if expand:
+            if settings.expand_canvas:
                 canvas = np.abs(move[:2, :2]) @ canvas
                 move[:2, 2] += canvas / 2 - centre
         elif step == "scale":
-            move[:2] *= drawn.factor
-            canvas = canvas * drawn.factor
+            factor = _limited(drawn, settings, canvas)
+            move[:2] *= factor
+            canvas = canvas * factor
         matrix = move @ matrix
     return matrix, canvas
+
+
+def _limited(drawn: _Drawn, settings: Augmentation, canvas: np.ndarray) -> float:
+    """The factor for an image of that size: in a narrowed range it stands where it stands in the whole one."""
+    if settings.size_limits is None or not drawn.scales:
+        return drawn.factor
+    low, high = settings.scale
+    share = (drawn.factor - low) / (high - low) if high > low else 0.0
+    shortest, longest = sorted(settings.size_limits)
+    low, high = max(low, shortest / float(canvas.min())), min(high, longest / float(canvas.max()))
+    return low + (high - low) * share
 
 
 def _crop(polygons: Sequence[np.ndarray], ignore: np.ndarray, canvas: np.ndarray, settings: Augmentation,

@@ -32,9 +32,11 @@ _ONLY: dict[str, Any] = {
 #: Settings of how MindSpore feeds and runs itself: they change no number, and nothing here listens to them.
 _NO_EFFECT = (
     "system.mode", "system.device_id", "system.log_level", "system.refine_batch_size", "model.name",
-    "optimizer.schedule_decay", "train.dataset_sink_mode", "train.max_call_depth", "train.dataset.use_minddata",
+    "optimizer.schedule_decay", "train.max_call_depth", "train.dataset.use_minddata",
     "train.loader.num_workers_dataset", "train.loader.num_workers_batch", "train.loader.max_rowsize",
-    "train.loader.prefetch_size",
+    "train.loader.prefetch_size", "eval.dataset_sink_mode", "eval.dataset.use_minddata", "eval.dataset.output_columns",
+    "eval.dataset.net_input_column_index", "eval.dataset.label_column_index", "eval.loader.shuffle",
+    "eval.loader.batch_size", "eval.loader.drop_remainder", "eval.loader.num_workers",
 )
 
 
@@ -87,7 +89,7 @@ def training_plan(recipe: Recipe, *, step_function: StepFunction | None = None, 
         if (found := recipe.get(path, value)) != value:
             raise DbnetError(f"{recipe.where(path)}: {found!r} is not supported, only {value!r}")
     pipeline = training_pipeline(recipe)
-    notes = [*pipeline.notes, *_step_notes(step_function), *_no_effect(recipe)]
+    notes = [*_step_notes(step_function), *_no_effect(recipe)]
     spec = recipe.spec()
     pixels = replace(spec.pixels, colour=pipeline.colour, mean=pipeline.mean, std=pipeline.std)
     if "eval" in recipe.settings and pixels != spec.pixels:
@@ -186,9 +188,6 @@ def _step_notes(step_function: StepFunction | None) -> Sequence[str]:
 
 def _run_notes(recipe: Recipe, precision: Precision) -> list[str]:
     notes = []
-    if recipe.get("system.distribute"):
-        notes.append(f"system.distribute is True, and this is one process: a batch is "
-                     f"{recipe.get('train.loader.batch_size')} images in all")
     warmup, epochs = recipe.get("scheduler.warmup_epochs"), recipe.get("scheduler.num_epochs")
     if warmup >= epochs:
         notes.append(f"the warm-up of {warmup:g} epochs is not over when the training ends after {epochs}; shorten it: "

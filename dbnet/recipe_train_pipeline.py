@@ -30,14 +30,14 @@ _KNOWN = tuple(name for names in _ORDER for name in names)
 @dataclass(frozen=True)
 class TrainingPipeline:
     """augmentation, targets: the random steps and the maps. colour, mean, std: of the pixels that the network is given,
-    as in `dbnet.spec.PixelFormat`. notes: what is not quite as in MindOCR."""
+    as in `dbnet.spec.PixelFormat`. ignore_orientation: images stay as they are stored, whatever their EXIF says."""
 
     augmentation: Augmentation
     targets: TargetSettings
     colour: Colour
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    notes: tuple[str, ...] = ()
+    ignore_orientation: bool = False
 
 
 Steps = dict[str, tuple[str, dict[str, Any]]]
@@ -47,10 +47,10 @@ def training_pipeline(recipe: Recipe) -> TrainingPipeline:
     """Raises DbnetError, by name, for operations, orders and arguments that are not reproduced here."""
     steps = _steps(recipe)
     swapped, mean, std = _normalised(*_needed(recipe, steps, "NormalizeImage", "Normalize"))
-    rgb, notes = _decoded(*_needed(recipe, steps, "DecodeImage", "Decode"))
+    rgb, as_stored = _decoded(*_needed(recipe, steps, "DecodeImage", "Decode"))
     _needed(recipe, steps, "ToCHWImage", "HWC2CHW")
     return TrainingPipeline(_augmentation(recipe, steps), _targets(recipe, steps), "RGB" if rgb != swapped else "BGR",
-                            mean, std, notes)
+                            mean, std, as_stored)
 
 
 def _steps(recipe: Recipe) -> Steps:
@@ -90,14 +90,12 @@ def _only(where: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:
             raise DbnetError(f"{where}: {name}: {given[name]} is not supported, only {value}")
 
 
-def _decoded(where: str, given: dict[str, Any]) -> tuple[bool, tuple[str, ...]]:
-    """Whether RGB, and a note. MindSpore's own Decode takes no arguments, gives RGB, and turns nothing."""
+def _decoded(where: str, given: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether RGB, and whether as stored. MindSpore's own Decode takes no arguments, gives RGB, and turns nothing."""
     _only(where, given, {"channel_first": False, "to_float32": False, "keep_ori": False})
-    plain = where.endswith(": Decode")
-    if plain or given.get("ignore_orientation", False):
-        return plain or given.get("img_mode", "BGR") == "RGB", (
-            f"{where}: images are turned as their EXIF orientation says in training here, not left as they are stored",)
-    return given.get("img_mode", "BGR") == "RGB", ()
+    if where.endswith(": Decode"):
+        return True, True
+    return given.get("img_mode", "BGR") == "RGB", given.get("ignore_orientation", False)
 
 
 def _normalised(where: str, given: dict[str, Any]) -> tuple[bool, Any, Any]:
@@ -125,9 +123,10 @@ def _augmentation(recipe: Recipe, steps: Steps) -> Augmentation:
             values |= {"rotate": _angles(where, given), "rotate_p": float(given.get("p", 1.0)),
                        "expand_canvas": given.get("expand_canvas", True)}
         elif name == "RandomScale":
-            _only(where, given, {"size_limits": None})
             low, high = sorted(given["scale_range"])
-            values |= {"scale": (float(low), float(high)), "scale_p": float(given.get("p", 0.5))}
+            limits = given.get("size_limits")
+            values |= {"scale": (float(low), float(high)), "scale_p": float(given.get("p", 0.5)),
+                       "size_limits": tuple(sorted(limits)) if limits else None}
     where, given = _needed(recipe, steps, _CROP)
     height, width = given.get("crop_size", [640, 640])
     if height % STRIDE or width % STRIDE:

@@ -50,13 +50,16 @@ class Example(NamedTuple):
 class TrainingSet:
     """Labelled images with the random steps to take. `draw(epoch, index)` is the same for ever.
 
+    ignore_orientation: images stay as they are stored, whatever their EXIF orientation says; the labels must fit that.
     unreadable: what is wrong with the images that others took the place of, once each.
     """
 
-    def __init__(self, samples: Sequence[Sample], augmentation: Augmentation, targets: TargetSettings, seed: int):
+    def __init__(self, samples: Sequence[Sample], augmentation: Augmentation, targets: TargetSettings, seed: int,
+                 ignore_orientation: bool = False):
         if not samples:
             raise DbnetError("no images to train on")
         self.samples, self.augmentation, self.targets, self.seed = samples, augmentation, targets, seed
+        self.ignore_orientation = ignore_orientation
         self.unreadable: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -92,7 +95,7 @@ class TrainingSet:
         for step in range(tries):
             sample = self.samples[(index + step) % len(self.samples)]
             try:
-                image = read_image(sample.image)
+                image = read_image(sample.image, self.ignore_orientation)
             except DbnetError as error:
                 problem = str(error)
                 self.tell(problem)

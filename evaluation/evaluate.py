@@ -50,7 +50,7 @@ def evaluate(
     Raises DbnetError, naming the image, if one cannot be read or the network's output on it is unusable; if an image
     is there twice; for unknown protocols; and if `save` cannot be written or holds something else.
     """
-    names, chosen, rules = _names(samples), find(protocols), [boxes, *sweep]
+    names, chosen, rules = image_names(samples), find(protocols), [boxes, *sweep]
     called = {sample.image: name for sample, name in zip(samples, names, strict=True)}
     pipeline.check_workers(workers)
     settings = {"runner": runner.name, "model": getattr(runner, "digest", None), "spec": runner.spec.name,
@@ -90,7 +90,7 @@ def evaluate_results(samples: Sequence[Sample], detections: Sequence[Sequence[De
     score_thresholds: a sweep. Each entry leaves out the detections that score less. Raises DbnetError if an image
     is there twice, and for unknown protocols; ValueError if there are not as many lists as samples.
     """
-    names, protocols = _names(samples), tuple(protocols)
+    names, protocols = image_names(samples), tuple(protocols)
     results = score(protocols, samples, detections)
     swept: list[tuple[dict[str, Any], dict[str, Result]]] = []
     for threshold in score_thresholds:
@@ -127,7 +127,7 @@ class _Counts:
                 for protocol, array in zip(self._protocols, self._arrays, strict=True)}
 
 
-def _names(samples: Sequence[Sample]) -> list[str]:
+def image_names(samples: Sequence[Sample]) -> list[str]:
     """What results call the images: their file names, or where two would be the same, all paths below the innermost
     folder that holds them, with / between folders. Raises DbnetError for none, and for an image that is there twice.
     """

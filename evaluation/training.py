@@ -1,7 +1,8 @@
 """The loop: epochs of batches through a trainer of either half, with saves, validation, and an end at any step.
 
 What a training has learned by a step follows from the recipe, the data and the seed alone, however often it was
-interrupted.
+interrupted. In several processes each computes its share of every batch; the first one alone looks at losses, validates
+and writes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from dbnet.training import PENDING
 from dbnet.training_set import Example, TrainingSet
 from evaluation.training_folder import Folder
 from evaluation.training_journal import Journal, Row
+from evaluation.training_parts import AskedError, Pending, Report, Scores, StoppedError, Trainer
+from evaluation.training_peers import PeerError, Peers
 
 #: How long losses may stay on the device before somebody looks at them, in seconds and in batches. To look is to wait
 #: for all that the device still has to do.
@@ -31,66 +34,14 @@ LOOK_SECONDS, LOOK_BATCHES = 0.5, 50
 _NAMED = 8
 
 
-class Trainer(Protocol):
-    """What both halves have: `torch_reference.train.Trainer`, `ms_models.train.Trainer`."""
-
-    steps: int
-    overflows: int
-    device: Any
-
-    def step(self, batch: Example, rate: float) -> Any: ...
-
-    def weights(self, average: bool = False) -> dict[str, np.ndarray]: ...
-
-    def state(self) -> dict[str, np.ndarray]: ...
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of one validation, fractions."""
-
-    recall: float
-    precision: float
-    fscore: float
-
-    def by(self, indicator: str) -> float:
-        """indicator: `metric.main_indicator`."""
-        return float(getattr(self, indicator.replace("-", "")))
-
-
-class Report(Protocol):
-    """What is told while it runs. Every call returns at once."""
-
-    def step(self, training: Training, losses: Losses, rate: float, images_per_s: float) -> None: ...
-
-    def validating(self, done: int, images: int) -> None: ...
-
-    def epoch(self, row: Row, is_best: bool) -> None: ...
-
-
-class StoppedError(DbnetError):
-    """Somebody asked for the end; what was learned is saved."""
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A batch whose loss nobody has looked at. parts: on the device. step: its number, from 1."""
-
-    parts: Any
-    names: tuple[str, ...]
-    step: int
-    rate: float
-
-
 @dataclass(eq=False)
 class Training:
     """One training under way.
 
     losses: the trainer's `losses`, which waits for the device. validate: scores of weights; called with a function that
     is told of every image, and may raise. stopped: says why the training is to end after the step, or nothing.
-    save_every: seconds between two saves of `last`. last_step: batches, None for all.
+    save_every: seconds between two saves of `last`. last_step: batches, None for all. peers: the processes that train
+    together. sinks: losses stay on the device until they are to be logged.
     """
 
     plan: TrainingPlan
@@ -105,6 +56,8 @@ class Training:
     stopped: Callable[[], str | None] = lambda: None
     save_every: float = 120.0
     last_step: int | None = None
+    peers: Peers = field(default_factory=Peers)
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         self._pending: list[Pending] = []
@@ -112,6 +65,7 @@ class Training:
         self._newest: tuple[Losses, float] | None = None
         self._latest: Pending | None = None
         self._saved_marks = self._marks()
+        self._is_first = self.peers.rank == 0
 
     @property
     def steps(self) -> int:
@@ -129,8 +83,7 @@ class Training:
             while self.journal.step < self.steps or self._is_open():
                 self._epoch(loader)
         except DbnetError as error:
-            # Whoever sends a signal to all processes ends those that prepare images before this one hears of it.
-            reason = self.stopped()
+            reason = self._reason_of(error)
             if reason is None:
                 raise
             self._save_what_is_new()
@@ -138,7 +91,19 @@ class Training:
                                f"same command with --resume goes on from there") from error
         self._save_what_is_new()
 
+    def _reason_of(self, error: DbnetError) -> str | None:
+        """Who has asked for the end, if that is what the error is about."""
+        if not isinstance(error, AskedError | PeerError) and self.stopped() is not None:
+            # Whoever sends a signal to all processes ends those that prepare images before this one hears of it.
+            try:
+                self._meet()
+            except AskedError as asked:
+                return str(asked)
+        return str(error) if isinstance(error, AskedError) else None
+
     def _save_what_is_new(self) -> None:
+        if not self._is_first:
+            return
         if self._saved_marks != self._marks() or not self.folder.last.is_file():
             self.save()
 
@@ -161,41 +126,60 @@ class Training:
         journal = self.journal
         places = self._places(journal.epoch)[journal.batch:][:max(0, self.steps - journal.step)]
         started = time.monotonic()
-        for batch in loader.batches(journal.epoch, places):
-            rate = learning_rate(self.schedule, journal.step)
-            self._pending.append(Pending(self.trainer.step(_trimmed(batch), rate), batch.names, journal.step + 1, rate))
+        for whole, read in zip(places, loader.batches(journal.epoch, map(self._share, places)), strict=True):
+            batch, rate = _trimmed(read), learning_rate(self.schedule, journal.step)
+            if self.peers.size > 1:
+                self.trainer.prepare(batch)
+                self._meet()  # in the step everybody waits for all, and there is no way out
+            parts = self.trainer.step(batch, rate)
+            if self._is_first:
+                self._pending.append(Pending(parts, batch.names, whole, journal.step + 1, rate))
             journal.batch += 1
             now = time.monotonic()
             journal.seconds, started = journal.seconds + now - started, now
-            if now - self._looked > LOOK_SECONDS or len(self._pending) >= LOOK_BATCHES or self._is_logged():
+            if self._is_due(now):
                 self._look()
-            if now - self._saved > self.save_every:
+            if self._is_first and now - self._saved > self.save_every:
                 self.save()
                 started = time.monotonic()  # writing is no training
-            self._check_stopped()
+            self._meet()
         self._look()
         if self._is_open():
             self._close()
 
-    def _is_logged(self) -> bool:
-        return self.journal.batch % self.plan.log_interval == 0
+    def _is_due(self, now: float) -> bool:
+        """Whether the losses are to be looked at."""
+        if self.journal.batch % self.plan.log_interval == 0 or len(self._pending) >= LOOK_BATCHES:
+            return True
+        return not self.sinks and now - self._looked > LOOK_SECONDS
+
+    @property
+    def batch_size(self) -> int:
+        """Images of all processes together."""
+        return self.plan.batch_size * self.peers.size
+
+    def _share(self, places: np.ndarray) -> np.ndarray:
+        """Of a batch those that this process computes: all compute as many, and what is over is left out."""
+        count = len(places) // self.peers.size
+        return places[self.peers.rank * count:][:count]
 
     def _places(self, epoch: int) -> list[np.ndarray]:
         """The places in the data set of each batch."""
         order = self.data.order(epoch) if self.plan.shuffle else np.arange(len(self.data))
-        return [order[i * self.plan.batch_size:(i + 1) * self.plan.batch_size] for i in range(self.journal.batches)]
+        return [order[i * self.batch_size:(i + 1) * self.batch_size] for i in range(self.journal.batches)]
 
-    def _check_stopped(self) -> None:
-        reason = self.stopped()
-        if reason is not None:
-            raise StoppedError(reason)
+    def _meet(self) -> None:
+        """Waits for all processes. Raises AskedError, in all of them, if one is to end; PeerError if one has failed."""
+        for reason in self.peers.exchange(self.stopped()):
+            if reason is not None:
+                raise AskedError(reason)
 
     def _look(self) -> None:
         """At the losses of the pending batches. Raises DbnetError if one is no number."""
         for pending in self._pending:
             found = self.losses(pending.parts)
             if not all(map(math.isfinite, found)):
-                raise self._spoilt(pending.step, pending.names, "the loss is " + ", ".join(
+                raise self._spoilt(pending, "the loss is " + ", ".join(
                     f"{name} {value:g}" for name, value in zip(("", "dice", "L1", "cross entropy"), found, strict=True)
                 ).strip())
             self.journal.add(found)
@@ -207,12 +191,15 @@ class Training:
         self._looked = time.monotonic()
 
     def _images_per_s(self) -> float:
-        return self.journal.batch * self.plan.batch_size / max(self.journal.seconds, 1e-9)
+        return self.journal.batch * self.batch_size / max(self.journal.seconds, 1e-9)
 
-    def _spoilt(self, step: int, names: tuple[str, ...], what: str) -> DbnetError:
+    def _spoilt(self, pending: Pending, what: str) -> DbnetError:
+        names = pending.names
+        if self.peers.size > 1:
+            names = tuple(self.data.samples[int(place)].name for place in pending.places)
         listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         kept = f"{self.folder.last} is from before" if self.folder.last.is_file() else "nothing had been saved yet"
-        epoch, batch = divmod(step - 1, self.journal.batches)
+        epoch, batch = divmod(pending.step - 1, self.journal.batches)
         return DbnetError(f"{what} at epoch {epoch + 1}, step {batch + 1} of {self.journal.batches}, in the batch of "
                           f"{listed}; {kept}; look at these images (dbnet data show), or lower scheduler.lr")
 
@@ -223,13 +210,21 @@ class Training:
         # Pending gradients may overflow under O2; the step is left out then.
         bad = [name for name, array in state.items() if not name.startswith(PENDING) and not np.isfinite(array).all()]
         if bad and self._latest is not None:
-            raise self._spoilt(self._latest.step, self._latest.names, f"NaN or Inf in {len(bad)} arrays of the state, "
-                                                                      f"such as {bad[0]},")
+            raise self._spoilt(self._latest, f"NaN or Inf in {len(bad)} arrays of the state, such as {bad[0]},")
         self.folder.save_last(self.plan.spec, state, self.journal)
         self._saved, self._saved_marks = time.monotonic(), self._marks()
 
     def _close(self) -> None:
-        """What comes after an epoch's last batch: validation, its checkpoints, its row."""
+        """What comes after an epoch's last batch. The first process does it, and the others wait."""
+        if self._is_first:
+            self._close_first()
+        else:
+            self.journal.advance()
+        if self.peers.size > 1:
+            self._meet()
+
+    def _close_first(self) -> None:
+        """Validation, its checkpoints, its row."""
         journal, validation, epoch = self.journal, self.plan.validation, self.journal.epoch + 1
         loss, dice, l1, cross_entropy = (total / journal.batches for total in journal.sums)
         row = Row(epoch, journal.step, loss, dice, l1, cross_entropy, learning_rate(self.schedule, journal.step - 1),
@@ -260,7 +255,8 @@ class Training:
 
     def _validated(self, done: int, images: int) -> None:
         self.report.validating(done, images)
-        self._check_stopped()
+        if self.stopped() is not None:
+            self._meet()  # where the others wait
 
     def _keep(self, epoch: int, score: float, weights: Mapping[str, np.ndarray]) -> None:
         """A checkpoint of this epoch, if it is among those that are kept; one that no longer is goes."""

@@ -4,14 +4,17 @@ curves and the recipe. Each file is replaced in one step, so that a training kil
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import yaml
@@ -26,6 +29,8 @@ from evaluation.training_journal import Journal, Row
 
 #: backend -> its own format.
 SUFFIXES = {"torch": ".pth", "mindspore": ".ckpt"}
+#: Held while a training is at work.
+LOCK = ".dbnet-lock"
 RESULTS, CURVES, RECIPE = "result.csv", "curves.png", "effective_recipe.yaml"
 _CHECKPOINT = re.compile(r"(last|best|e\d+)\.(pth|ckpt)")
 #: What a writer that was killed leaves (`converters.writing`).
@@ -40,6 +45,7 @@ class Folder:
 
     def __init__(self, path: Path, backend: str):
         self.path, self.suffix = path, SUFFIXES[backend]
+        self._lock: TextIO | None = None
 
     @property
     def last(self) -> Path:
@@ -80,15 +86,53 @@ class Folder:
             raise DbnetError(f"{self.path}: no permission to write here; name another folder: {_OTHER}")
 
     def open(self, resumed: bool) -> None:
-        """Makes the folder, and clears it of what a killed writer left, and of a training that is not `resumed`."""
+        """Makes the folder and keeps other trainings out of it until `close` or the end of the process; clears it of
+        what a killed writer left, and of a training that is not `resumed`. For the one process that writes.
+
+        Raises DbnetError if another training is at work there.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._keep_out()
             for path in self._listed():
                 if _LEFT_OVER.fullmatch(path.name) or (_is_result(path) and not resumed):
                     path.unlink()
         except OSError as error:
             raise DbnetError(f"{self.path}: cannot be a training's folder ({error.strerror}); name another: "
                              f"{_OTHER}") from error
+
+    def _keep_out(self) -> None:
+        """The system gives the lock back when the process ends, however it ends; the file may stay, and means nothing.
+        A file system without locks keeps nobody out."""
+        self.close()
+        place = self.path / LOCK
+        while self._lock is None:
+            file = place.open("a+", encoding="ascii", errors="replace")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                who = "".join(filter(str.isprintable, file.read(100)))
+                file.close()
+                raise DbnetError(f"{self.path}: another training is at work in it{f' ({who})' * bool(who)}; let it "
+                                 f"end, or name another folder: {_OTHER}") from None
+            except OSError:
+                file.close()
+                return
+            if _is_same(file.fileno(), place):
+                self._lock = file
+            else:
+                file.close()  # whoever had it has removed it meanwhile
+        with contextlib.suppress(OSError):  # a full disk may hold a training that is to go on elsewhere
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+
+    def close(self) -> None:
+        """Lets other trainings in."""
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)  # first, so that nobody locks a file that is about to go
+            self._lock.close()
+            self._lock = None
 
     def _listed(self) -> list[Path]:
         try:
@@ -132,6 +176,14 @@ class Folder:
         """The effective recipe, which reads as the same recipe again. title: a comment at its top."""
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=120)
         write_text(self.path / RECIPE, f"# {title}\n{text}")
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    """Whether an open file is the one that is there now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_result(path: Path) -> bool:

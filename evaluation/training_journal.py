@@ -43,10 +43,10 @@ class Row:
 class Journal:
     """epoch: epochs that are complete. batch: batches of the next one that are done. batches: of an epoch.
 
-    images, batch_size, seed: what the order of the images follows from. recipe: dotted path -> value as text. start:
-    where the weights came from. backend: the one that wrote this. by: what scores are, `loss` (negative) or an
-    indicator. sums, seconds: of the epoch that is not complete: its losses added up, and how long it took. rows: the
-    complete epochs. best: epoch and score of the best checkpoint. kept: those of the other checkpoints.
+    images, batch_size (of all processes), seed: what the order of the images follows from. recipe: dotted path ->
+    value as text. start: where the weights came from. backend: the one that wrote this. by: what scores are, `loss`
+    (negative) or an indicator. sums, seconds: of the epoch that is not complete: its losses added up, and how long it
+    took. rows: the complete epochs. best: epoch and score of the best checkpoint. kept: those of the other checkpoints.
     """
 
     batches: int
@@ -77,6 +77,10 @@ class Journal:
     def close(self, row: Row) -> None:
         """The epoch is complete."""
         self.rows.append(row)
+        self.advance()
+
+    def advance(self) -> None:
+        """To the next epoch."""
         self.epoch, self.batch, self.sums, self.seconds = self.epoch + 1, 0, [0.0] * 4, 0.0
 
     def to_dict(self) -> dict[str, Any]:

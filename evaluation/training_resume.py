@@ -65,7 +65,8 @@ def resumed(file: TrainingFile, found: Journal | None, fresh: Journal) -> tuple[
         if epochs is None:
             raise DbnetError(f"{file.path}: does not say after which epoch it was saved (epoch_num); begin a new "
                              f"training from it: --pretrained {file.path}")
-        return replace(fresh, epoch=int(epochs), start=[f"start: {file.path}, a training file of MindOCR's"]), []
+        start = f"start: {file.path}, a training file that dbnet train did not write"
+        return replace(fresh, epoch=int(epochs), start=[start]), [*file.notes]
     notes = list(differences(found.recipe, fresh.recipe))
     journal = replace(found, recipe=fresh.recipe, backend=fresh.backend, batches=fresh.batches, images=fresh.images,
                       batch_size=fresh.batch_size, seed=fresh.seed, by=fresh.by)
@@ -91,9 +92,9 @@ def check_best(journal: Journal, folder: Folder) -> list[str]:
             f"where the best one is looked for anew"]
 
 
-def differences(before: dict[str, str], now: dict[str, str]) -> Iterable[str]:
-    """A line for each setting of a recipe that may change what is learned."""
+def differences(before: dict[str, str], now: dict[str, str], told: str = "{} was {}, is now {}") -> Iterable[str]:
+    """A line for each setting of a recipe that may change what is learned. told: of its path and the two values."""
     for path in sorted(before.keys() | now.keys()):
         was, value = before.get(path, "not set"), now.get(path, "not set")
         if was != value and path.rpartition(".")[2] not in _HARMLESS:
-            yield f"{path} was {was}, is now {value}"
+            yield told.format(path, was, value)

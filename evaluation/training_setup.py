@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,39 +11,34 @@ from typing import Any
 import numpy as np
 
 from dbnet.errors import DbnetError
-from dbnet.extras import installed, require
-from dbnet.loss_settings import Mining
+from dbnet.loss_settings import Losses, Mining
 from dbnet.recipe import Recipe
+from dbnet.recipe_check import SEED_DEFAULT
 from dbnet.recipe_train import TrainingPlan, schedule_settings, training_plan
 from dbnet.sample import Sample
 from dbnet.spec import StepFunction
 from dbnet.train_settings import Precision
 from dbnet.training_set import TrainingSet
-from evaluation.evaluate import evaluate
+from evaluation.evaluate import evaluate, image_names
 from evaluation.runners import Runner, cores
-from evaluation.training import Report, Scores, Trainer, Training
+from evaluation.training import LOOK_BATCHES, Training
 from evaluation.training_data import training_samples, validation_samples
-from evaluation.training_folder import SUFFIXES, Folder
+from evaluation.training_folder import Folder
 from evaluation.training_journal import Journal
+from evaluation.training_parts import Report, Scores, Trainer
 from evaluation.training_resume import check_average, check_best, check_network, find_training, resumed
 from evaluation.training_start import origin_of_weights, start_weights
-
-#: How launchers tell the number of processes: torchrun, MindSpore's rank table, mpirun, msrun.
-_WORLDS = ("WORLD_SIZE", "RANK_SIZE", "OMPI_COMM_WORLD_SIZE", "MS_WORKER_NUM")
-#: backend -> the module of its trainer, which exists where the framework does.
-_TRAINERS = {"torch": "torch_reference.train", "mindspore": "ms_models.train"}
+from evaluation.training_team import HALVES, Team
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for beside the recipe. None: as the recipe says, or as usual.
+    """What is asked for beside the recipe and what a team is joined with. None: as the recipe says, or as usual.
 
     resume: True, or a file or folder. pretrained: a file. workers: processes that make batches; 0: none. last_step:
     batches in all. force: begin anew in a folder that holds a training. save_every: seconds.
     """
 
-    backend: str | None = None
-    device: str | None = None
     resume: bool | Path = False
     pretrained: Path | None = None
     workers: int | None = None
@@ -67,76 +61,119 @@ class Ready:
     lines: list[str] = field(default_factory=list)
 
 
-def prepare(recipe: Recipe, request: Request, report: Report, stopped: Callable[[], str | None]) -> Ready:
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Where a training begins or goes on. state: of a trainer, with its file in `path`; else weights."""
+
+    state: Mapping[str, np.ndarray]
+    journal: Journal
+    lines: list[str]
+    path: str | None = None
+
+
+def prepare(recipe: Recipe, request: Request, report: Report, stopped: Callable[[], str | None], team: Team) -> Ready:
     """Raises DbnetError, before anything is written, for all that can be known beforehand."""
-    _check_alone()
     plan = training_plan(recipe, step_function=request.step_function, mining=request.mining,
                          precision=request.precision, seed=request.seed)
-    backend = choose_backend(request.backend)
-    folder = Folder(Path(recipe.get("train.ckpt_save_dir")), backend)
+    folder = Folder(Path(recipe.get("train.ckpt_save_dir")), team.backend)
     resume = request.resume or _resume_of(recipe)
     in_place = folder.is_gone_on_with(resume)
-    folder.check(in_place, request.force)
     samples = training_samples(recipe, plan.seed)
-    validation = validation_samples(recipe) if plan.validation is not None else []
-    _check_names(validation)
-    journal = Journal(batches_of_epoch(recipe, plan, len(samples)), len(samples), plan.batch_size, plan.seed,
-                      _told(recipe, plan, request), backend=backend,
+    settings = _told(recipe, plan, request)
+    team.check_alike(settings | {"--seed": str(plan.seed), "--max-steps": str(request.last_step),
+                                 "--step-function": plan.spec.step_function}, samples)
+    validation: list[Sample] = []
+    if team.rank == 0:
+        folder.check(in_place, request.force)
+        if plan.validation is not None:
+            validation = validation_samples(recipe)
+            image_names(validation)  # refuses now what the first validation would refuse, maybe after days
+    journal = Journal(batches_of_epoch(recipe, plan, len(samples), team.size), len(samples),
+                      plan.batch_size * team.size, plan.seed, settings, backend=team.backend,
                       by=plan.validation.indicator if plan.validation else "loss")
-    lines: list[str] = []
-    if resume:
-        file, found = find_training(folder, None if resume is True else Path(resume))
-        check_network(file, plan.spec)
-        check_average(file, plan.optimizer.ema_decay is not None)
-        journal, lines = resumed(file, found, journal)
-        lines += check_best(journal, folder)
-        weights = file.state
-    else:
-        file = None
+    start = _shared(team, _start(recipe, request, plan, folder, resume, journal) if team.rank == 0 else None)
+    trainer, losses = _trainer(plan, team, start)
+    if team.rank == 0:
+        folder.open(in_place)
+        folder.write_recipe(recipe.settings, f"The effective recipe of a training with {recipe.label}.")
+    data = TrainingSet(samples, plan.pipeline.augmentation, plan.pipeline.targets, plan.seed,
+                       plan.pipeline.ignore_orientation)
+    sinks, notes = sinking(recipe, plan, team.backend, str(trainer.device))
+    validate = None
+    if plan.validation and team.rank == 0:
+        validate = _validator(recipe, plan, team.backend, trainer, validation)
+    training = Training(plan, schedule_settings(recipe, journal.batches), data, trainer, losses, start.journal, folder,
+                        validate, report, stopped, request.save_every, request.last_step, team.peers, sinks)
+    return Ready(training, _workers(plan, request, team), _title(recipe, plan, team, training, len(validation)),
+                 [*start.journal.start, *start.lines, *(f"note: {note}" for note in (*plan.notes, *notes))])
+
+
+def _start(recipe: Recipe, request: Request, plan: TrainingPlan, folder: Folder, resume: bool | Path,
+           journal: Journal) -> _Start:
+    """journal: of a new training."""
+    if not resume:
         weights, journal.start = start_weights(plan.spec, origin_of_weights(recipe, request.pretrained), plan.seed)
-    require(backend)
-    module = importlib.import_module(_TRAINERS[backend])
-    trainer: Trainer = module.Trainer(plan.spec, _only_weights(weights), plan.optimizer, plan.loss, request.device,
-                                      plan.precision)
-    if file is not None:
-        _load(trainer, file.state, file.path)
-        lines = [f"goes on from {file.path}: {journal.epoch} epochs and {journal.batch} of {journal.batches} batches "
-                 f"done", *lines]
-    folder.open(in_place)
-    folder.write_recipe(recipe.settings, f"The effective recipe of a training with {recipe.label}.")
-    data = TrainingSet(samples, plan.pipeline.augmentation, plan.pipeline.targets, plan.seed)
-    training = Training(plan, schedule_settings(recipe, journal.batches), data, trainer, module.losses, journal, folder,
-                        _validator(recipe, plan, backend, trainer, validation) if plan.validation else None, report,
-                        stopped, request.save_every, request.last_step)
-    workers = min(plan.workers, cores()) if request.workers is None else request.workers
-    return Ready(training, workers, _title(recipe, plan, backend, trainer, training, len(validation)),
-                 [*journal.start, *lines, *(f"note: {note}" for note in plan.notes)])
+        return _Start(weights, journal, [])
+    file, found = find_training(folder, None if resume is True else Path(resume))
+    check_network(file, plan.spec)
+    check_average(file, plan.optimizer.ema_decay is not None)
+    journal, lines = resumed(file, found, journal)
+    lines += check_best(journal, folder)
+    done = f"{journal.epoch} epochs and {journal.batch} of {journal.batches} batches done"
+    return _Start(file.state, journal, [f"goes on from {file.path}: {done}", *lines], str(file.path))
 
 
-def _check_alone() -> None:
-    """Raises DbnetError in one of several processes: they would write into one folder, each for itself."""
-    for name in _WORLDS:
-        if os.environ.get(name, "1") not in ("", "1"):
-            raise DbnetError(f"{name} is {os.environ[name]}: this is one of several processes, and a training is one; "
-                             f"start it without torchrun, msrun or mpirun")
+def _shared(team: Team, start: _Start | None) -> _Start:
+    """That of the first process, in all."""
+    if team.size == 1:
+        assert start is not None
+        return start
+    about = None if start is None else [start.journal.to_dict(), start.lines, start.path]
+    journal, lines, path = team.peers.exchange(about)[0]
+    state = team.peers.given({} if start is None else start.state)
+    return start or _Start(state, Journal.from_dict(journal, "process 0"), lines, path)
 
 
-def choose_backend(name: str | None) -> str:
-    """The one of that name, or the one that is installed. Raises DbnetError if it is not."""
-    name = name or next((backend for backend in SUFFIXES if installed(backend)), "torch")
-    if not installed(name):
-        require(name)  # says what to install
-    return name
+def _trainer(plan: TrainingPlan, team: Team, start: _Start) -> tuple[Trainer, Callable[[Any], Losses]]:
+    module = importlib.import_module(f"{HALVES[team.backend]}.train")
+    trainer: Trainer = module.Trainer(plan.spec, _only_weights(start.state), plan.optimizer, plan.loss, team.device,
+                                      plan.precision, team.world)
+    if start.path is not None:
+        _load(trainer, start.state, start.path)
+    return trainer, module.losses
 
 
-def batches_of_epoch(recipe: Recipe, plan: TrainingPlan, images: int) -> int:
-    """Raises DbnetError for a batch that is larger than the data set."""
-    whole, rest = divmod(images, plan.batch_size)
+def _workers(plan: TrainingPlan, request: Request, team: Team) -> int:
+    """Processes that prepare images for this one."""
+    return min(plan.workers, max(1, cores() // team.local_size)) if request.workers is None else request.workers
+
+
+def batches_of_epoch(recipe: Recipe, plan: TrainingPlan, images: int, processes: int = 1) -> int:
+    """Raises DbnetError for a batch, in each of the processes, that is larger than the data set."""
+    whole, rest = divmod(images, plan.batch_size * processes)
+    where, each = recipe.where("train.loader.batch_size"), f" in each of {processes} processes" if processes > 1 else ""
+    if images < processes:
+        raise DbnetError(f"{where}: {images} images are not enough for {processes} processes; start fewer")
     if not whole and plan.drop_remainder:
-        raise DbnetError(f"{recipe.where('train.loader.batch_size')}: a batch of {plan.batch_size} is more than the "
-                         f"{images} images of the data set; give -o train.loader.batch_size={images} or less, or "
+        raise DbnetError(f"{where}: a batch of {plan.batch_size}{each} is more than the {images} images of the data "
+                         f"set; give -o train.loader.batch_size={images // processes} or less, or "
                          f"train.loader.drop_remainder=False")
-    return whole + bool(rest and not plan.drop_remainder)
+    return whole + bool(rest >= processes and not plan.drop_remainder)
+
+
+def sinking(recipe: Recipe, plan: TrainingPlan, backend: str, device: str) -> tuple[bool, list[str]]:
+    """Whether `train.dataset_sink_mode` is heeded, and what is to be said of it if the recipe asks for it."""
+    path = "train.dataset_sink_mode"
+    if not recipe.get(path):
+        return False, []
+    reason = ("PyTorch has no such mode" if backend == "torch" else
+              "MindSpore cannot sink on a CPU" if device == "cpu" else None)
+    if recipe.origins.get(path, SEED_DEFAULT) == SEED_DEFAULT:
+        return reason is None, []
+    if reason is not None:
+        return False, [f"{path}: without effect here, for {reason}"]
+    return True, [f"{path}: losses stay on the device for up to {min(plan.log_interval, LOOK_BATCHES)} batches; these "
+                  f"come from dbnet's own processes, not through MindSpore's queue"]
 
 
 def _resume_of(recipe: Recipe) -> bool | Path:
@@ -154,24 +191,13 @@ def _told(recipe: Recipe, plan: TrainingPlan, request: Request) -> dict[str, str
     return settings | {"--mining": request.mining, "--amp": plan.precision}
 
 
-def _check_names(samples: list[Sample]) -> None:
-    """Raises DbnetError now for what the first validation would refuse, maybe after days."""
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.name in seen:
-            raise DbnetError(f"{sample.image}: another image of eval.dataset is called {sample.name} too, and results "
-                             f"are kept by file name; rename one of them, or train without: -o "
-                             f"system.val_while_train=False")
-        seen.add(sample.name)
-
-
 def _only_weights(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     from dbnet.training import AVERAGE, MOMENTS, PENDING
     beside = (*(prefix for prefixes in MOMENTS.values() for prefix in prefixes), AVERAGE, PENDING)
     return {name: array for name, array in state.items() if "." in name and not name.startswith(beside)}
 
 
-def _load(trainer: Trainer, state: Mapping[str, np.ndarray], path: Path) -> None:
+def _load(trainer: Trainer, state: Mapping[str, np.ndarray], path: str) -> None:
     try:
         trainer.load_state(state)
     except DbnetError as error:
@@ -192,18 +218,18 @@ def _validator(recipe: Recipe, plan: TrainingPlan, backend: str, trainer: Traine
 
 
 def _runner(plan: TrainingPlan, backend: str, device: str, weights: Mapping[str, np.ndarray]) -> Runner:
-    module: Any = importlib.import_module(_TRAINERS[backend].replace(".train", ".runner"))
+    module: Any = importlib.import_module(f"{HALVES[backend]}.runner")
     kind = module.TorchRunner if backend == "torch" else module.MindSporeRunner
     runner: Runner = kind(plan.spec, weights, device, ("probability",))
     return runner
 
 
-def _title(recipe: Recipe, plan: TrainingPlan, backend: str, trainer: Trainer, training: Training,
-           validation: int) -> str:
+def _title(recipe: Recipe, plan: TrainingPlan, team: Team, training: Training, validation: int) -> str:
     journal = training.journal
+    shared = f"{team.size} processes x " if team.size > 1 else ""
     accumulated = f" x {plan.optimizer.accumulate}" if plan.optimizer.accumulate > 1 else ""
     checked = f"validation on {validation} images" if plan.validation else "no validation"
-    return (f"{recipe.name}: {plan.spec.name} on {backend} ({trainer.device}), {plan.precision}, {plan.optimizer.name}"
-            f"{', EMA' if plan.optimizer.ema_decay is not None else ''}; {journal.images} images, batch "
-            f"{plan.batch_size}{accumulated}, {journal.batches} batches an epoch, {plan.epochs} epochs; {checked}; "
-            f"into {training.folder.path}")
+    return (f"{recipe.name}: {plan.spec.name} on {team.backend} ({training.trainer.device}), {plan.precision}, "
+            f"{plan.optimizer.name}{', EMA' if plan.optimizer.ema_decay is not None else ''}; {journal.images} images, "
+            f"batch {shared}{plan.batch_size}{accumulated}, {journal.batches} batches an epoch, {plan.epochs} epochs; "
+            f"{checked}; into {training.folder.path}")

@@ -9,21 +9,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
+import subprocess
+import sys
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import communication, nn, ops
 
 from dbnet.errors import DbnetError
+from dbnet.launch import Launch
 from dbnet.running import Device, DeviceKind
 
 #: Where oneDNN looks for the newest instruction set it may use; the second is its name before version 2.
 ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
-_TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
+_TARGETS: dict[DeviceKind, str] = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
+_together: list[Device] = []  # the device with which others were found: MindSpore takes it once then
 _applied: list[str] = []  # the limit that `cure_avx512` has set in this process
 _NEEDS = {"gpu": "a MindSpore built for CUDA", "ascend": "CANN and the Ascend driver"}
 
@@ -45,8 +52,9 @@ def set_device(device: Device | None) -> Device:
     Raises DbnetError if it is not there, or another one is already in use.
     """
     if device is None:
-        target = ms.get_context("device_target")  # MindSpore's default is the best its package and the machine have
-        return set_device(Device(next(kind for kind, name in _TARGETS.items() if name == target)))
+        return set_device(Device(best_kind()))
+    if _together == [device]:
+        return device
     target = _TARGETS[device.kind]
     try:
         with quiet():
@@ -59,6 +67,65 @@ def set_device(device: Device | None) -> Device:
         raise DbnetError(f"MindSpore {ms.__version__} cannot use {target}: {first_sentence(error)}; {needs}"
                          f"use --device cpu or another runner") from error
     return device
+
+
+def best_kind() -> DeviceKind:
+    """Of the device set before, or of MindSpore's default, the best that its package and the machine have."""
+    target = ms.get_context("device_target")
+    return next(kind for kind, name in _TARGETS.items() if name == target)
+
+
+def come_together(launch: Launch, device: Device) -> None:
+    """Waits for the other processes, with this device from now on. Raises RuntimeError or ValueError if they cannot be
+    had."""
+    if launch.launcher == "mpirun" and device.kind == "cpu":
+        _be_found(launch)
+    with quiet():
+        communication.init()
+    _together.append(device)
+
+
+def _be_found(launch: Launch) -> None:
+    """MindSpore's processes on CPUs find each other through one more, which msrun starts and mpirun does not.
+
+    The port follows from the number of mpirun's job, unless MS_SCHED_PORT names one.
+    """
+    if launch.local_size < launch.size:
+        raise ValueError("mpirun over several machines is for Ascend; on CPUs use msrun")
+    job = zlib.crc32(os.environ.get("PMIX_NAMESPACE", "").encode())
+    known = {"MS_WORKER_NUM": str(launch.size), "MS_SCHED_HOST": "127.0.0.1",
+             "MS_SCHED_PORT": os.environ.get("MS_SCHED_PORT", str(10240 + job % 20000))}
+    # Else MindSpore takes MPI for its own means of communication, which its CPU package has not.
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+    if launch.rank == 0:
+        program = f"from {__name__} import serve; serve()"
+        subprocess.Popen([sys.executable, "-c", program], env={**others, **known, "MS_ROLE": "MS_SCHED"},
+                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for name in os.environ.keys() - others.keys():
+        del os.environ[name]
+    os.environ.update(known, MS_ROLE="MS_WORKER", MS_NODE_ID=str(launch.rank))
+    # Who asks before it is there is put off by MindSpore for a minute.
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(known["MS_SCHED_PORT"])), 1):
+            return
+        time.sleep(0.1)
+
+
+def serve() -> None:
+    """Helps the workers find each other until they have ended, and ends the process."""
+    with quiet():
+        ms.set_context(device_target="CPU")
+        try:
+            communication.init()
+        except RuntimeError:  # one of them has failed, and said why
+            sys.exit(1)
+
+
+def part() -> None:
+    """Leaves the others."""
+    with quiet(), contextlib.suppress(RuntimeError):  # some of them are gone
+        communication.release()
 
 
 def first_sentence(error: BaseException) -> str:
@@ -102,6 +169,14 @@ def _configured(setter: Any, value: Any) -> Any:
     except RuntimeError:  # MindSpore takes each of these once per process
         return "set before by this process"
     return value
+
+
+def be_repeatable() -> None:
+    """Has every operator add up in the same order each time, on all devices of this process."""
+    if hasattr(ms, "set_deterministic"):  # from 2.5 on
+        _configured(ms.set_deterministic, True)
+    else:
+        ms.set_context(deterministic="ON")
 
 
 def set_jit_level(cell: nn.Cell, level: str) -> None:

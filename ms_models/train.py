@@ -6,7 +6,8 @@ batches, or may overflow, it is two, because Python decides in between whether t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mindspore as ms
@@ -37,6 +38,7 @@ from dbnet.training_set import Example
 from ms_models import compat
 from ms_models.dbnet import DBNet
 from ms_models.loss import DBLoss
+from ms_models.world import Mean, World
 
 
 class Criterion(nn.Cell):
@@ -121,17 +123,47 @@ class Update(nn.Cell):
         return ops.assign(average, average + blend * (weight - average))
 
 
+class Shared(nn.Cell):
+    """The four losses and the gradients as the mean of all processes, and so from now on the batch norms' statistics.
+    Nothing happens in a process alone."""
+
+    def __init__(self, net: DBNet, size: int):
+        super().__init__(auto_prefix=False)
+        learned = net.trainable_params()
+        names = {value.name for value in learned}
+        self.alone = size == 1
+        self.count = len(learned)
+        self.statistics = ParameterTuple(value for value in net.get_parameters() if value.name not in names)
+        self.mean = None if self.alone else Mean([(4,), *(v.shape for v in (*learned, *self.statistics))], size)
+        self.map = ops.HyperMap()
+
+    def construct(self, parts: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if self.alone:
+            return parts, gradients
+        found = self.mean((parts, *gradients, *self.map(ops.partial(self.after, parts), self.statistics)))
+        done = self.map(self.put, self.statistics, found[self.count + 1:])
+        return ops.depend(found[0], done), ops.depend(found[1:self.count + 1], done)
+
+    def after(self, parts: Tensor, value: Parameter) -> Tensor:
+        """The batch norms have changed it when the losses are there."""
+        return ops.depend(value, parts)
+
+    def put(self, value: Parameter, mean: Tensor) -> Tensor:
+        return ops.assign(value, mean)
+
+
 class WholeStep(nn.Cell):
     """A batch -> the four losses, and the update done."""
 
-    def __init__(self, criterion: Criterion, update: Update):
+    def __init__(self, criterion: Criterion, update: Update, shared: Shared):
         super().__init__(auto_prefix=False)
-        self.update = update
+        self.update, self.shared = update, shared
         self.differentiate = ops.value_and_grad(criterion, None, update.learned, has_aux=True)
 
     def construct(self, image: Tensor, binary_map: Tensor, mask: Tensor, thresh_map: Tensor, thresh_mask: Tensor,
                   factor: Tensor, rate: Tensor, correction: Tensor, blend: Tensor) -> Tensor:
         (_, parts), gradients = self.differentiate(image, binary_map, mask, thresh_map, thresh_mask, factor)
+        parts, gradients = self.shared(parts, gradients)
         done = self.update(gradients, factor, rate, correction, blend)
         return ops.depend(parts, done)
 
@@ -139,15 +171,16 @@ class WholeStep(nn.Cell):
 class Collect(nn.Cell):
     """A batch -> the four losses, and the length of all pending gradients, to which its own are added."""
 
-    def __init__(self, criterion: Criterion, pending: ParameterTuple, weights: ParameterTuple):
+    def __init__(self, criterion: Criterion, pending: ParameterTuple, weights: ParameterTuple, shared: Shared):
         super().__init__(auto_prefix=False)
-        self.pending, self.map = pending, ops.HyperMap()
+        self.pending, self.map, self.shared = pending, ops.HyperMap(), shared
         self.differentiate = ops.value_and_grad(criterion, None, weights, has_aux=True)
 
     def construct(self, image: Tensor, binary_map: Tensor, mask: Tensor, thresh_map: Tensor, thresh_mask: Tensor,
                   factor: Tensor, begun: Tensor) -> tuple[Tensor, Tensor]:
         """begun: () bool, False for the first batch of a step, whatever is pending from before."""
         (_, parts), gradients = self.differentiate(image, binary_map, mask, thresh_map, thresh_mask, factor)
+        parts, gradients = self.shared(parts, gradients)
         sums = self.map(ops.partial(self.added, begun), self.pending, gradients)
         return parts, length(sums)
 
@@ -178,13 +211,15 @@ def squared_length(gradient: Tensor) -> Tensor:
 class Trainer:
     """A network with its optimizer.
 
-    weights: canonical names. steps: updates done; overflows: updates left out under `O2`. Switches the process to graph
-    mode, as `runner.MindSporeRunner` does. Raises DbnetError for a device that is not there, and for weights that are
-    not the spec's.
+    weights: canonical names. world: the processes that learn together; after each batch all have the mean of their
+    gradients, losses and batch norms' statistics, and so the same weights. steps: updates done; overflows: updates
+    left out under `O2`. Switches the process to graph mode, as `runner.MindSporeRunner` does. Raises DbnetError for a
+    device that is not there, and for weights that are not the spec's.
     """
 
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], optimizer: OptimizerSettings,
-                 loss: LossSettings, device: str | None = None, amp: Precision = "O0"):
+                 loss: LossSettings, device: str | None = None, amp: Precision = "O0",
+                 world: World | None = None):
         self.spec, self.settings = spec, optimizer
         self.amp = check_precision(amp)
         arrays = runnable(spec, weights)
@@ -202,17 +237,31 @@ class Trainer:
             _compute_in(self.net, ms.float16 if amp == "O2" else ms.bfloat16)
         self.scale = LossScale(optimizer.loss_scale, amp == "O2")
         self.steps, self.overflows, self.waiting = 0, 0, 0
+        self._prepared: set[tuple[int, ...]] = set()
         self._update = Update(spec, self.net, optimizer)
         criterion = Criterion(spec, self.net, loss)
+        shared = Shared(self.net, 1 if world is None else world.size)
         self._pending: ParameterTuple | None = None
         if self.scale.active or optimizer.accumulate > 1:
             self._pending = _beside(self._update.learned, PENDING)
-            self._step = Collect(criterion, self._pending, self._update.learned)
+            self._step = Collect(criterion, self._pending, self._update.learned, shared)
             self._finish = UpdatePending(self._update, self._pending)
         else:
-            self._step = WholeStep(criterion, self._update)
+            self._step = WholeStep(criterion, self._update, shared)
         self._step.set_train(True)
         criterion.set_train(True)
+
+    def prepare(self, batch: Example) -> None:
+        """What a step with such a batch needs beforehand, so that other processes need not wait: its graph. They would
+        wait for 30 s on a CPU, and to compile takes 5 to 30 s.
+
+        Raises DbnetError for a batch that cannot be learned from, or where MindSpore fails.
+        """
+        if batch.image.shape not in self._prepared:
+            check_batch(batch)
+            with self._explained(batch):
+                self._step.compile(*self._inputs(batch, 0.0))
+            self._prepared.add(batch.image.shape)
 
     def step(self, batch: Example, rate: float) -> Tensor:
         """Learns from one batch; (4,) float32 on the device: what `losses` reads. The first batch of each size is
@@ -221,14 +270,12 @@ class Trainer:
         Raises DbnetError for a batch that cannot be learned from, or where MindSpore fails.
         """
         check_batch(batch)
-        arrays = [Tensor(np.ascontiguousarray(array)) for array in batch[:-1]]
-        factor = _number(self.scale.value / self.settings.accumulate)
-        try:
+        with self._explained(batch):
             if self._pending is None:
-                parts = self._step(*arrays, factor, *self._numbers(rate))
+                parts = self._step(*self._inputs(batch, rate))
                 self.steps += 1
                 return parts
-            parts, norm = self._step(*arrays, factor, Tensor(self.waiting > 0))
+            parts, norm = self._step(*self._inputs(batch, rate))
             self.waiting += 1
             if self.waiting == self.settings.accumulate:
                 finite = not self.scale.active or bool(np.isfinite(norm.asnumpy()))
@@ -239,6 +286,19 @@ class Trainer:
                 self.scale.update(finite)
                 self.waiting = 0
             return parts
+
+    def _inputs(self, batch: Example, rate: float) -> list[Tensor]:
+        """Of `_step`."""
+        arrays = [Tensor(np.ascontiguousarray(array)) for array in batch[:-1]]
+        factor = _number(self.scale.value / self.settings.accumulate)
+        rest = self._numbers(rate) if self._pending is None else (Tensor(self.waiting > 0),)
+        return [*arrays, factor, *rest]
+
+    @contextlib.contextmanager
+    def _explained(self, batch: Example) -> Iterator[None]:
+        """Raises DbnetError where MindSpore fails."""
+        try:
+            yield
         except (RuntimeError, MemoryError) as error:
             raise DbnetError(f"MindSpore failed on {self.device} with a batch of shape {batch.image.shape}: "
                              f"{compat.first_sentence(error)}; try a smaller batch or another device") from error
@@ -287,6 +347,11 @@ class Trainer:
             _fill(self._pending, with_scale(found.pending, self.scale), PENDING)
         self.steps, self.overflows = found.progress.global_step, found.progress.overflows
         self.waiting = found.progress.accumulation_step
+
+
+def be_repeatable() -> None:
+    """Has MindSpore compute the same each time, in this process; to be called before anything is computed."""
+    compat.be_repeatable()
 
 
 def losses(parts: Tensor) -> Losses:

@@ -14,6 +14,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from converters.training_convert import convert_training
+from converters.training_file import read_training, write_training
 from dbnet.loss_settings import Losses, LossSettings
 from dbnet.spec import SPECS
 from dbnet.train_settings import OptimizerSettings
@@ -163,7 +165,8 @@ def test_a_fault_in_the_loss_is_caught(fault, case, half, functions, available):
 LAST_BITS = 5e-6
 
 
-@pytest.mark.parametrize(("spec", "batches"), [("dbnet_resnet18", 4), ("dbnetpp_resnet50", 6)])
+@pytest.mark.parametrize(("spec", "batches"), [
+    ("dbnet_resnet18", 4), ("dbnetpp_resnet50", 6), ("dbnet_resnet18_deformable", 4)])
 def test_gradients(spec, batches, gym, available, report):
     """Every parameter's: MindSpore's distance to float64 is within three times that of torch's own float32."""
     available(*HALVES)
@@ -261,7 +264,11 @@ def distances(found, reference, start):
                         / np.linalg.norm(reference[name].astype(np.float64) - start[name])) for name in names}
 
 
-def require_same_state(found, reference, start):
+#: The same after twenty updates: a rounding of the first ones has grown since.
+TWENTY_TOLERANCE = (3e-2, 1e-1)
+
+
+def require_same_state(found, reference, start, tolerance=STATE_TOLERANCE):
     assert found.keys() == reference.keys()
     for name in (name for name, array in reference.items() if not array.ndim):
         assert found[name] == reference[name], name
@@ -270,8 +277,8 @@ def require_same_state(found, reference, start):
         prefix = next((p for p in ("ema.", *sum(MOMENTS.values(), ())) if name.startswith(p)), "weights")
         kinds.setdefault(prefix, []).append(distance)
     for prefix, values in kinds.items():
-        assert np.median(values) < STATE_TOLERANCE[0], prefix
-        assert max(values) < STATE_TOLERANCE[1], prefix
+        assert np.median(values) < tolerance[0], prefix
+        assert max(values) < tolerance[1], prefix
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +317,38 @@ def test_one_half_goes_on_where_the_other_stopped(first, second, settings, journ
         values = distances(found, reference, start).values()
         report(first=first, second=second, reference=straight, median=float(np.median(list(values))), most=max(values))
         require_same_state(found, reference, start)
+
+
+@pytest.fixture(scope="module")
+def twenty(gym, settled, available):
+    """Batches, and the state after all of them in each half."""
+    available(*HALVES)
+    batches = [drawn_batch(70 + i) for i in range(20)]
+    trainers = {name: gym.trainer(name, SPEC, MOMENTUM, at(settled, MOMENTUM)) for name in HALVES}
+    for trainer in trainers.values():
+        run_steps(trainer, batches, [0.002] * 20)
+    return batches, {name: trainer.state() for name, trainer in trainers.items()}
+
+
+@pytest.mark.parametrize(("first", "second"), [("mindspore", "torch"), ("torch", "mindspore")])
+def test_ten_steps_a_conversion_and_ten_more(first, second, gym, settled, twenty, report, tmp_path):
+    """Through the files of both formats, as `dbnet convert --with-optimizer` moves a training; against twenty steps in
+    either half."""
+    suffix, start = {"torch": ".pth", "mindspore": ".ckpt"}, at(settled, MOMENTUM)
+    (batches, straight), rates = twenty, [0.002] * 10
+    trainer = gym.trainer(first, SPEC, MOMENTUM, start)
+    run_steps(trainer, batches[:10], rates)
+    source, target = tmp_path / f"last{suffix[first]}", tmp_path / f"moved{suffix[second]}"
+    write_training(source, SPEC, trainer.state(), {})
+    convert_training(source, target)
+    trainer = gym.trainer(second, SPEC, MOMENTUM, read_training(target).state)
+    run_steps(trainer, batches[10:], rates)
+    found = trainer.state()
+    assert found["global_step"] == 20
+    for name, reference in straight.items():
+        values = distances(found, reference, start).values()
+        report(first=first, second=second, reference=name, median=float(np.median(list(values))), most=max(values))
+        require_same_state(found, reference, start, TWENTY_TOLERANCE)
 
 
 @pytest.mark.parametrize(("settings", "fault"), [

@@ -127,6 +127,35 @@ def test_black_is_seen_beyond_a_crop_that_is_turned() -> None:
     assert not crop.image[0, 0].any() and not crop.image[-1, -1].any()
 
 
+@pytest.mark.parametrize(("limits", "low", "high"), [
+    (None, 0.5, 3.0), ((100, 200), 100 / 120, 200 / 160), ((10, 9000), 0.5, 3.0), ((200, 100), 100 / 120, 200 / 160),
+    ((600, 700), 5.0, 3.0), ((30, 40), 0.5, 0.25)])
+def test_limits_of_a_scaled_image(limits, low, high) -> None:
+    """MindOCR draws from the narrowed range, and takes its ends as they come where the limits are beyond the range."""
+    settings = replace(STILL, scale_p=1, size_limits=limits)
+    factors = []
+    for seed in range(300):
+        rng, size = np.random.default_rng(seed), np.array([160.0, 120.0])
+        _, canvas = module._moves(("scale",), module._draw(settings, rng), settings, size)
+        factors.append(canvas[0] / 160)
+    low, high = sorted((low, high))
+    assert low <= min(factors) < low + 0.03 * (high - low)
+    assert high - 0.03 * (high - low) < max(factors) <= high
+    still = replace(settings, scale_p=0)
+    _, canvas = module._moves(("scale",), module._draw(still, np.random.default_rng(0)), still, np.array([160.0, 120]))
+    assert canvas.tolist() == [160, 120]
+
+
+def test_limits_are_of_the_image_that_is_scaled() -> None:
+    """One that stands on its side, on an expanded canvas."""
+    settings = replace(STILL, scale_p=1, size_limits=(50, 60), rotate_p=1, rotate=(90, 90), expand_canvas=True,
+                       scale=(0.1, 9))
+    for seed in range(20):
+        drawn = module._draw(settings, np.random.default_rng(seed))
+        _, canvas = module._moves(("rotate", "scale"), drawn, settings, np.array([120.0, 100.0]))
+        assert 49.99 <= canvas.min() <= canvas.max() <= 60.01
+
+
 # Crops ----------------------------------------------------------------------------------------------------------------
 
 

@@ -65,13 +65,20 @@ def broken_set(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(("kind", "told"), [
     ("empty", "no images to train on"), ("unreadable", "dbnet data check"),
     ("missing", "1 of its 8 images are missing: "), ("renamed", "train has labels.txt"),
-    ("results", "train_det_gt.txt, line 1"), ("one name", "is called test_1.png too")])
+    ("results", "train_det_gt.txt, line 1")])
 def test_data_that_cannot_be_trained_on(recipe, tmp_path, kind, told):
     folder = broken_set(tmp_path / "broken", kind)
     line = refused(recipe, "--root", folder)
     assert told in line
     assert str(folder) in line
     assert (tmp_path / "saved").exists() == (kind == "unreadable")
+
+
+def test_images_of_one_name_are_validated_on(recipe, tmp_path):
+    """In two folders, as data sets of several parts have them."""
+    done(recipe, "--root", broken_set(tmp_path / "set", "one name"), settings=("scheduler.num_epochs=1",))
+    [row] = last(recipe).about["rows"]
+    assert row[-1] is not None
 
 
 def test_images_without_text_are_learned_from(recipe, tmp_path):
@@ -87,12 +94,14 @@ def test_images_without_text_are_learned_from(recipe, tmp_path):
     (["train.dataset.label_file=[a.txt, b.txt]", "train.dataset.data_dir=[a, b, c]"], "lists 3, label_file 2"),
     (["eval.dataset.label_file=nowhere.txt"], "or train without: -o system.val_while_train=False"),
     (["eval.dataset.type=SynthTextDataset"], "SynthTextDataset is not evaluated"),
+    (["eval.dataset.label_file=[test/test_det_gt.txt, test/test_det_gt.txt]",
+      "eval.dataset.data_dir=[test/images, test/images]"], "test_0.png: is there twice"),
     (["scheduler.learning_rate=1"], "did you mean scheduler.lr?"),
     (["scheduler.lr=fast"], "it must be a number above 0"),
     (["system.seed=-1"], "it must be a whole number of at least 0"),
     (["optimizer.opt=Lion"], "Lion is not supported"),
     (["model.backbone.name=det_resnet152"], "det_resnet152 is not built here"),
-    (["model.neck.name=RSEFPN"], "RSEFPN is not built here"),
+    (["model.neck.name=RSEFPN"], "RSEFPN goes with det_mobilenet_v3_enhance"),
     (["train.dataset.type=SynthTextDataset"], "train_det_gt.txt"),
 ])
 def test_recipes_that_cannot_be_trained(recipe, tmp_path, settings, told):
@@ -122,7 +131,7 @@ def test_a_backend_that_is_not_installed(recipe, monkeypatch):
 
 def test_one_of_several_processes(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "WORLD_SIZE is 2: this is one of several processes" in refused(recipe)
+    assert "RANK is '', and should be a number: this is one of several processes" in refused(recipe)
 
 
 def test_resuming_what_cannot_be(recipe, tmp_path):

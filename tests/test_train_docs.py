@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dbnet.cli.convert import convert
 from dbnet.cli.train import train
 from dbnet.recipe import read_recipe
 from dbnet.recipe_train import training_plan
@@ -22,7 +23,8 @@ NUMBER = re.compile(r"(?<![\w/])\d+(?:\.\d+)?(?:e-\d+)?(?![\w/])")
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)
+    return [text for found, text in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+            if found == kind]
 
 
 def pattern_of(printed: str) -> str:
@@ -54,9 +56,11 @@ def test_the_pattern_can_fail():
 
 
 def test_the_other_commands_are_understood():
-    commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("dbnet train")]
-    assert len(commands) == 3
-    for command in commands:
+    lines = [line for block in blocks("") for line in block.splitlines() if line.startswith("dbnet ")]
+    assert len(lines) >= 6
+    for command in (line for line in lines if line.startswith("dbnet convert ")):
+        assert convert.make_context("convert", shlex.split(command)[2:]).params["with_optimizer"]
+    for command in (line for line in lines if line.startswith("dbnet train ")):
         context = train.make_context("train", shlex.split(command)[2:])
         recipe = context.params["recipe"]
         if not Path(recipe).suffix:

@@ -182,7 +182,9 @@ def test_killed_while_saving(tmp_path):
     number, left = kill_while_saving(tmp_path, 10, 0)
     assert number > 1
     assert left > 0
-    Folder(tmp_path, "torch").open(resumed=True)
+    folder = Folder(tmp_path, "torch")
+    folder.open(resumed=True)
+    folder.close()
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
 
 
@@ -240,8 +242,10 @@ def test_a_folder_is_not_overwritten_by_a_slip(tmp_path):
     folder.check(resumed=True, force=False)
     folder.check(resumed=False, force=True)
     folder.open(resumed=True)
+    folder.close()
     assert len(list(folder.path.iterdir())) == 4
     folder.open(resumed=False)
+    folder.close()
     assert sorted(path.name for path in folder.path.iterdir()) == ["effective_recipe.yaml", "notes.txt"]
     folder.check(resumed=False, force=False)
     (folder.path / "result.csv").write_text("somebody's")

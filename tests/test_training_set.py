@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dbnet.augment import Augmentation
 from dbnet.datasets.drawn import draw
@@ -79,6 +80,22 @@ def test_the_same_for_ever(samples, training_set) -> None:
             f"print(digest(TrainingSet(samples, SMALL, TARGETS, 5).draw(1, 4)))")
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == found[1, 4]
+
+
+def test_an_image_is_turned_as_its_exif_says_unless_that_is_ignored(tmp_path) -> None:
+    """The stored image is 96 x 64 with its left half white; orientation 6 turns that half to the top."""
+    stored = np.zeros((64, 96, 3), np.uint8)
+    stored[:, :48] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    still = replace(SMALL, brightness=0, saturation=0, flip_p=0, rotate_p=0, scale_p=0, crop_p=0)
+    for ignored, size in ((True, (64, 96)), (False, (96, 64))):
+        found = TrainingSet([Sample(tmp_path / "a.jpg", [], np.zeros(0, bool), [])], replace(still, crop_size=size),
+                            TARGETS, 5, ignore_orientation=ignored).draw(0, 0).image
+        bright, dark = (found[:, :48], found[:, 48:]) if ignored else (found[:48], found[48:])
+        assert bright.min() > 200
+        assert dark.max() < 50
 
 
 def test_orders(training_set) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,6 +34,7 @@ from dbnet.training_set import Example
 from torch_reference.dbnet import DBNet
 from torch_reference.loss import DBLoss
 from torch_reference.runner import choose_device
+from torch_reference.world import Mean, World
 
 #: What torch's optimizers call the entries of `dbnet.training.MOMENTS`.
 _BUFFERS = {"moments.": "momentum_buffer", "moment1.": "exp_avg", "moment2.": "exp_avg_sq"}
@@ -42,15 +44,17 @@ _AUTOCAST: dict[Precision, torch.dtype | None] = {"O0": None, "O2": torch.float1
 class Trainer:
     """A network with its optimizer.
 
-    weights: canonical names. steps: updates done; overflows: updates left out under `O2`. Raises DbnetError for a
-    device that is not there, and for weights that are not the spec's.
+    weights: canonical names. world: the processes that learn together; after each batch all have the mean of their
+    gradients, losses and batch norms' statistics, and so the same weights. steps: updates done; overflows: updates
+    left out under `O2`. Raises DbnetError for a device that is not there, and for weights that are not the spec's.
     """
 
     #: What `O0` computes in; float64 makes a referee of a subclass.
     dtype = torch.float32
 
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], optimizer: OptimizerSettings,
-                 loss: LossSettings, device: str | None = None, amp: Precision = "O0"):
+                 loss: LossSettings, device: str | None = None, amp: Precision = "O0",
+                 world: World | None = None):
         self.spec, self.settings = spec, optimizer
         self.device = choose_device(device)
         arrays = runnable(spec, weights)
@@ -66,11 +70,17 @@ class Trainer:
         named = self.net.state_dict(keep_vars=True)
         self._all = {p.name: named[p.name_in("torch")] for p in parameters(spec)}
         self._learned = {p.name: self._all[p.name] for p in learned(spec)}
+        self._statistics = [value for name, value in self._all.items() if name not in self._learned]
+        shapes = [tuple(value.shape) for value in (*self._learned.values(), *self._statistics)]
+        self._mean = None if world is None or world.size == 1 else Mean([*shapes, (4,)], world.size)
         self.optimizer = _optimizer(self._learned, decayed(spec, optimizer), optimizer)
         self._average = None if optimizer.ema_decay is None else {
             name: value.detach().clone() for name, value in self._all.items()}
         self.mean, self.std = (torch.tensor(values, dtype=self.dtype, device=self.device).view(1, 3, 1, 1)
                                for values in (spec.pixels.mean, spec.pixels.std))
+
+    def prepare(self, batch: Example) -> None:
+        """What a step with such a batch needs beforehand, so that other processes need not wait: nothing here."""
 
     def step(self, batch: Example, rate: float) -> Tensor:
         """Learns from one batch; (4,) float32 on the device: what `losses` reads.
@@ -85,16 +95,30 @@ class Trainer:
                     logits, threshold_logits = self.net.training_logits(images)
                 parts = self.loss(logits, threshold_logits, *maps)
                 (parts[0] * (self.scale.value / self.settings.accumulate)).backward()
+                found = self._averaged(torch.stack([part.detach() for part in parts]))
                 self.waiting += 1
                 if self.waiting == self.settings.accumulate:
                     self._update(rate)
         except RuntimeError as error:
+            if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
+                raise DbnetError(f"torch {torch.__version__} cannot compute the same each time on {self.device}: "
+                                 f"{str(error).splitlines()[0]}; leave out --deterministic") from error
             if not isinstance(error, torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             raise DbnetError(f"{self.device} has too little memory for batches of {len(batch.image)} images of "
                              f"{batch.image.shape[1]} x {batch.image.shape[2]} px; use a smaller batch or crop, and "
                              f"accumulate the gradients of several") from error
-        return torch.stack([part.detach() for part in parts])
+        return found
+
+    @torch.no_grad()
+    def _averaged(self, parts: Tensor) -> Tensor:
+        """The parts as the mean of all processes, and so from now on the gradients and the statistics."""
+        if self._mean is None:
+            return parts
+        ours = [*(value.grad for value in self._learned.values()), *self._statistics]
+        *theirs, parts = self._mean((*ours, parts))
+        torch._foreach_copy_(ours, theirs)
+        return parts
 
     def _mixed(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
@@ -182,6 +206,13 @@ class Trainer:
             value.copy_(torch.from_numpy(found.average[name]))
         self.steps, self.overflows = found.progress.global_step, found.progress.overflows
         self.waiting = found.progress.accumulation_step
+
+
+def be_repeatable() -> None:
+    """Has torch compute the same each time, in this process; to be called before anything is computed."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def losses(parts: Tensor) -> Losses:

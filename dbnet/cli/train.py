@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +20,9 @@ from dbnet.cli.recipe_options import RecipeCommand, opt_option
 
 if TYPE_CHECKING:
     from evaluation.training_setup import Ready
+
+#: The exit code of a process of several, where another one tells what has happened.
+_FAILED = 3
 
 
 @click.command(cls=RecipeCommand)
@@ -43,15 +48,20 @@ if TYPE_CHECKING:
 @click.option("--amp", type=click.Choice(["O0", "O2", "bf16"]), help="In place of system.amp_level.")
 @click.option("--save-every", type=click.FloatRange(min=0), default=120.0, show_default=True, metavar="SECONDS",
               help="How much of the training a crash may cost.")
+@click.option("--deterministic", is_flag=True, help="Compute the same each time, bit for bit; slower on GPUs.")
 @click.option("--force", is_flag=True, help="Give up the training in train.ckpt_save_dir; its files are removed.")
 @json_option
-def train(recipe: str, overrides: Sequence[str], root: Path | None, resume: str | None, max_steps: int | None,
-          amp: Any, json_path: str | None, **others: Any) -> None:
+def train(recipe: str, overrides: Sequence[str], root: Path | None, backend: str | None, device: str | None,
+          resume: str | None, max_steps: int | None, amp: Any, deterministic: bool, json_path: str | None,
+          **others: Any) -> None:
     """Train a detector as a recipe says, as MindOCR's tools/train.py does, in PyTorch or MindSpore.
 
     Leaves in train.ckpt_save_dir: best and last checkpoints, those of the best epochs (e1, e2, ...), result.csv,
     curves.png and the effective recipe. SIGINT and SIGTERM finish the step, save, and end with exit code 3; --resume
     goes on from there, or from what the other backend has saved.
+
+    With system.distribute: True several processes share one training: torchrun --nproc_per_node=N -m dbnet train ...
+    (PyTorch), msrun --worker_num=N --local_worker_num=N python -m dbnet train ... or mpirun (MindSpore).
     """
     from dbnet.recipe import read_recipe
     read = read_recipe(recipe, overrides)
@@ -64,16 +74,32 @@ def train(recipe: str, overrides: Sequence[str], root: Path | None, resume: str 
     if resume is not None and others["pretrained"]:
         raise click.UsageError("--resume and --pretrained name weights to begin with both; give one of them")
     from dbnet.cli.train_print import Printed, print_outcome
+    from dbnet.launch import find_launch, is_scheduler
     from dbnet.loader import Loader
+    from evaluation.training_peers import PeerError
     from evaluation.training_setup import Request, prepare
+    from evaluation.training_team import choose_backend, joined, launch_of
+    if is_scheduler():
+        choose_backend(backend, launch_of(read))  # raises what its workers raise, which would keep it waiting
+        importlib.import_module("ms_models.compat").serve()
+        return
     request = Request(resume=False if resume is None else Path(resume) if resume else True, last_step=max_steps,
                       precision=amp, **others)
-    with ending_on_signals() as stopped, Printed() as report:
-        ready = prepare(read, request, report, stopped)
-        report.begin(ready)
-        training = ready.training
-        with Loader(training.data, training.plan.batch_size, ready.workers) as loader:
-            training.run(loader)
+    try:
+        with (ending_on_signals(3.0 if find_launch() else 0.0) as stopped,
+              joined(read, backend, device, deterministic) as team, Printed(team.rank == 0) as report):
+            ready = prepare(read, request, report, stopped, team)
+            report.begin(ready)
+            training = ready.training
+            with (contextlib.closing(training.folder),
+                  Loader(training.data, training.plan.batch_size, ready.workers) as loader):
+                training.run(loader)
+    except PeerError as error:
+        if error.is_told:
+            raise click.exceptions.Exit(_FAILED) from error
+        raise
+    if team.rank:
+        return
     if json_path:
         write_json(json_path, _outcome(read.name, ready))
     if json_path != "-":
@@ -88,13 +114,21 @@ def _check_root(origins: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def ending_on_signals() -> Iterator[Callable[[], str | None]]:
-    """Yields what says the name of the signal that has asked for the end, if one has; another one ends at once."""
+def ending_on_signals(deaf_for: float = 0.0) -> Iterator[Callable[[], str | None]]:
+    """Yields what says the name of the signal that has asked for the end, if one has; another one ends at once.
+
+    deaf_for: seconds in which there is no other one: a launcher hands on what its processes may have heard already.
+    """
     asked: list[str] = []
+    heard = 0.0
 
     def hear(number: int, _frame: FrameType | None) -> None:
-        if asked:
+        nonlocal heard
+        if asked and time.monotonic() - heard >= deaf_for:
             raise KeyboardInterrupt
+        if asked:
+            return
+        heard = time.monotonic()
         asked.append(signal.Signals(number).name)
         # Not click.echo: the signal may have come while standard error is being written to.
         os.write(2, f"\n{asked[0]}: finishes the step, saves and ends; once more ends at once\n".encode())
@@ -117,6 +151,7 @@ def _outcome(recipe: str, ready: Ready) -> dict[str, Any]:
                 "file": str(folder.find_best())}
     return {"recipe": recipe, "backend": journal.backend, "device": str(training.trainer.device),
             "spec": plan.spec.name, "precision": plan.precision, "seed": plan.seed, "images": journal.images,
-            "epochs": journal.epoch, "steps": journal.step, "updates": training.trainer.steps,
+            "processes": training.peers.size, "epochs": journal.epoch, "steps": journal.step,
+            "updates": training.trainer.steps,
             "overflows": training.trainer.overflows, "best": best, "last": str(folder.last), "folder": str(folder.path),
             "rows": [asdict(row) for row in journal.rows], "lines": [ready.title, *ready.lines]}

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 class Printed:
     """`evaluation.training.Report` on standard error: a bar on a terminal, else a line every `system.log_interval`."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_first: bool = True) -> None:
+        """is_first: of the processes that train together; the others tell nothing."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(),
                              TextColumn("{task.fields[told]}"), console=self._console, transient=True,
-                             disable=not self._console.is_terminal)
+                             disable=not (self._console.is_terminal and is_first))
+        self._is_first = is_first
         self._task = self._bar.add_task("", total=None, told="", visible=False)
         self._epochs = 0
 
@@ -46,7 +48,7 @@ class Printed:
 
     def step(self, training: Training, losses: Losses, rate: float, images_per_s: float) -> None:
         journal, plan = training.journal, training.plan
-        seconds = (training.steps - journal.step) * plan.batch_size / max(images_per_s, 1e-9)
+        seconds = (training.steps - journal.step) * training.batch_size / max(images_per_s, 1e-9)
         told = f"lr {rate:.3g}, {images_per_s:.1f} img/s, ETA {duration(seconds)}"
         if training.trainer.overflows:
             told += f", {training.trainer.overflows} overflows"
@@ -70,6 +72,8 @@ class Printed:
 
     def _say(self, line: str) -> None:
         # Through the console where a bar is to stay below, else as it is: rich would fold it.
+        if not self._is_first:
+            return
         if self._bar.disable:
             click.echo(line, err=True)
         else:

@@ -1,0 +1,104 @@
+"""Two trainings at once in one folder: the second is told so, and a training that was killed keeps nobody out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from dbnet.errors import DbnetError
+from evaluation.training_folder import LOCK, Folder
+from tests.test_train_loop import NO_CHECK, done, one_thread, refused
+from tests.train_scenes import begin_train, write_recipe, write_set
+
+pytest.importorskip("torch")
+__all__ = ["one_thread"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def recipe(tmp_path, data) -> Path:
+    return write_recipe(tmp_path, data)
+
+
+def test_two_trainings_at_once(recipe, tmp_path):
+    """The first goes on, whatever the second wants; when it was killed, the next one takes its place."""
+    saved, long = tmp_path / "saved", (NO_CHECK, "scheduler.num_epochs=10000")
+    process = begin_train(recipe, "--workers", "1", "--save-every", "0", "-o", *long)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            assert not line.startswith("dbnet:"), line
+            if line.startswith("epoch 2/"):
+                break
+        for arguments in (["--resume"], ["--force"]):
+            told = refused(recipe, *arguments, settings=long)
+            assert told.startswith(f"{saved}: another training is at work in it (process {process.pid} on ")
+            assert "-o train.ckpt_save_dir=" in told
+            assert (saved / "last.pth").is_file()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    assert (saved / LOCK).exists()
+    done(recipe, "--resume", "--max-steps", 1, settings=long)
+    assert not (saved / LOCK).exists()
+
+
+def test_a_training_that_fails_lets_others_in(recipe, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise DbnetError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch_reference.train.Trainer.step", fail)
+        assert refused(recipe, settings=(NO_CHECK,)) == "no"
+    assert not (tmp_path / "saved" / LOCK).exists()
+    done(recipe, "--max-steps", 1, settings=(NO_CHECK,))
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    folders = [Folder(tmp_path, "torch") for _ in range(2)]
+    for folder in folders:
+        folder.open(resumed=True)
+
+
+def enter(path: str, times: int, inside: object, found: object) -> None:
+    """Enters the folder again and again, and counts those who are in it."""
+    folder = Folder(Path(path), "torch")
+    for _ in range(times):
+        try:
+            folder.open(resumed=True)
+        except DbnetError:
+            continue
+        with inside.get_lock():  # type: ignore[attr-defined]
+            inside.value += 1  # type: ignore[attr-defined]
+            found.value = max(found.value, inside.value)  # type: ignore[attr-defined]
+        time.sleep(0.0002)
+        with inside.get_lock():  # type: ignore[attr-defined]
+            inside.value -= 1  # type: ignore[attr-defined]
+        folder.close()
+
+
+def test_never_two_at_once(tmp_path):
+    """Also while one removes the file that another has opened."""
+    context = multiprocessing.get_context("fork")
+    inside, found = context.Value("i", 0), context.Value("i", 0)
+    processes = [context.Process(target=enter, args=(str(tmp_path), 1500, inside, found)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert found.value == 1
+    assert os.listdir(tmp_path) == []
