@@ -14,14 +14,12 @@ from converters.prefixes import candidates
 from converters.tensor_file import Weights
 from converters.weight_map import Dialect, WeightMap
 from dbnet.errors import DbnetError
-from dbnet.spec import SPECS, ModelSpec
+from dbnet.spec import SPECS, WIDEST_NECK, ModelSpec
 
 #: What a parameter may be stored as; anything else is an error.
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 #: How many names an error line or report lists before it counts the rest.
 LISTED = 3
-#: The widest neck that is looked for.
-MAX_WIDTH = 1024
 
 
 @dataclass
@@ -143,7 +141,7 @@ def _fit_any_width(tensors: Weights, mapping: WeightMap, prefix: str) -> WeightR
     if not report.misshapen or report.missing or report.unexpected or first is None or not first.shape:
         return report
     width = first.shape[0]
-    if width % 16 or not 16 <= width <= MAX_WIDTH:
+    if width % 16 or not 16 <= width <= WIDEST_NECK:
         return report
     wider = fit(tensors, weight_map(mapping.dialect.name, replace(mapping.spec, neck_channels=width)), prefix)
     return report if wider.problems else wider

@@ -6,6 +6,8 @@ Sources: PaddleOCR `ppocr/modeling/backbones/det_{mobilenet_v3,resnet,resnet_vd}
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from converters.weight_map import Dialect, Rule, Transform, Variant
 from dbnet.parameters import MOBILENET_BLOCKS, MOBILENET_FIRST_BLOCK, RESNET_BLOCKS
 from dbnet.spec import MINDOCR_BOXES, MINDOCR_PIXELS, PADDLE_BOXES, PADDLE_PIXELS, PADDLE_PP_PIXELS
@@ -65,6 +67,8 @@ _NECK_AND_HEAD = (
       for ours, theirs in (("segm", "binarize"), ("thresh", "thresh"))
       for i, name in {0: "conv1", 1: "conv_bn1", 3: "conv2", 4: "conv_bn2", 6: "conv3"}.items()),
 )
+#: Of det_mv3_db.yml: DetResizeForTest with an image_shape.
+_STRETCHED_PIXELS = replace(PADDLE_PIXELS, resize="stretch", size=(736, 1280))
 _SYMMETRIC_POOL = {"stem_pool": "symmetric"}
 _STRIDED = {**_SYMMETRIC_POOL, "offsets": "strided"}
 
@@ -77,7 +81,8 @@ PADDLE = Dialect(
         "db_mv3_paddle": Variant(mobilenet("stage{}", False)),
         "db_mv3_ppocrv3": Variant(mobilenet("stage{}", False)),
         "dbnet_mobilenetv3": Variant(mobilenet("stage{}", True),
-                                     {"depthwise_padding": "symmetric", "se_gate": "hard_sigmoid_0.2"}),
+                                     {"depthwise_padding": "symmetric", "se_gate": "hard_sigmoid_0.2"},
+                                     _STRETCHED_PIXELS),
         "db_resnet18_paddle": Variant(resnet("resnet18"), _SYMMETRIC_POOL),
         "dbnet_resnet50": Variant(resnet("resnet50"), _SYMMETRIC_POOL),
         "dbnet_resnet50_deformable": Variant(resnet("resnet50", True), _STRIDED),
@@ -88,6 +93,9 @@ PADDLE = Dialect(
            "step_function": "paper"},
     folded={"squeeze-and-excitation": "1x1 convolutions, dense layers here"})
 
+#: Of MindOCR's recipe db_mobilenetv3_ppocrv3, which changes RGB to BGR when it evaluates, and keeps RGB's numbers.
+_PPOCRV3_PIXELS = replace(MINDOCR_PIXELS, colour="BGR", resize="limit_min", size=(736, 736))
+
 #: MindOCR's `det_mobilenet_v3_enhance` with DBFPN or RSEFPN and DBHead or DBHeadEnhance; MindOCR's pixels.
 MINDOCR_ENHANCE = Dialect(
     name="mindocr_enhance", project="MindOCR", framework="mindspore", suffixes=(".ckpt",),
@@ -95,7 +103,8 @@ MINDOCR_ENHANCE = Dialect(
     variants={
         "db_mv3_paddle": Variant(mobilenet("stages.{}", False)),
         "db_mv3_ppocrv3": Variant(mobilenet("stages.{}", False),
-                                  {"neck_gate": "hard_sigmoid", "upsampling": "align_corners"}),
+                                  {"neck_gate": "hard_sigmoid", "upsampling": "align_corners"}, _PPOCRV3_PIXELS,
+                                  replace(MINDOCR_BOXES, box_thresh=0.9)),
         "dbnet_mobilenetv3": Variant(mobilenet("stages.{}", True),
                                      {"depthwise_padding": "symmetric", "se_gate": "hard_sigmoid"}),
     },

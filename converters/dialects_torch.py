@@ -1,7 +1,8 @@
 """The names of the projects in torch: MhLiao/DB, whose files EasyOCR loads too, and MMOCR. Data only.
 
 Sources: MhLiao/DB `decoders/seg_detector*.py`, `backbones/resnet.py`; MMOCR 1.0.1 `models/textdet/necks/fpn_cat.py`,
-`heads/db_head.py`, `configs/textdet/dbnet`; MMOCR 0.x `dense_heads/db_head.py`; MMCV `ops/modulated_deform_conv.py`.
+`heads/db_head.py`, `configs/textdet/dbnet`; MMOCR 0.x `dense_heads/db_head.py`,
+`configs/_base_/det_pipelines/dbnet_pipeline.py`; MMCV `ops/modulated_deform_conv.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from converters.weight_map import Dialect, Rule, Transform, Variant
-from dbnet.spec import MHLIAO_BOXES, MHLIAO_PIXELS, MMOCR_BOXES, MMOCR_PIXELS
+from dbnet.spec import MHLIAO_BOXES, MHLIAO_PIXELS, MMOCR_BOXES, MMOCR_PIXELS, PixelFormat
 
 _DOWN_SAMPLE = Rule("backbone.{layer}.{block}.down_sample.{i}", "backbone.{layer}.{block}.downsample.{i}")
 _MHLIAO_OFFSETS = Variant(semantics={"offsets": "mhliao"})
@@ -57,8 +58,11 @@ _JOINED_REVERSED = Transform(_reversed_blocks, _reversed_blocks)
 _R50_PIXELS = replace(MMOCR_PIXELS, size=(1024, 4068))
 
 
-def _mmocr(name: str, head: str, project: str) -> Dialect:
-    """`head`: the module that holds the two branches, which 1.0 renamed."""
+def _mmocr(name: str, head: str, project: str, logits: bool, deformable_pixels: PixelFormat) -> Dialect:
+    """`head`: the module that holds the two branches, which 1.0 renamed. logits: as in `Dialect`.
+
+    deformable_pixels: of the recipes for the deformable ResNet-50.
+    """
     return Dialect(
         name=name, project=project, framework="torch", suffixes=(".pth", ".pt"),
         specs=("dbnet_resnet18", "dbnet_resnet50", "dbnet_resnet50_deformable"),
@@ -75,14 +79,15 @@ def _mmocr(name: str, head: str, project: str) -> Dialect:
         dropped=(r"data_preprocessor\.(mean|std)",),
         semantics={"stem_pool": "symmetric"}, pixels=MMOCR_PIXELS, boxes=MMOCR_BOXES,
         variants={"dbnet_resnet50": Variant(pixels=_R50_PIXELS),
-                  "dbnet_resnet50_deformable": Variant(semantics={"offsets": "strided"}, pixels=_R50_PIXELS)},
+                  "dbnet_resnet50_deformable": Variant(semantics={"offsets": "strided"}, pixels=deformable_pixels)},
         fixed={"stem_pool": "symmetric", "neck_channels": 256, "offsets": "strided", "norm_eps": 1e-5,
                "step_function": "paper"},
         folded={"order of the joined maps": "p2 to p5, p5 to p2 here: the input blocks of the heads' first kernels "
                                             "are reversed"},
-        logits=True)
+        logits=logits)
 
 
-MMOCR = _mmocr("mmocr", "det_head", "MMOCR")
-#: MMOCR before 1.0.
-MMOCR0 = _mmocr("mmocr0", "bbox_head", "MMOCR 0.x")
+MMOCR = _mmocr("mmocr", "det_head", "MMOCR", logits=True, deformable_pixels=_R50_PIXELS)
+#: MMOCR before 1.0: its head ends with the sigmoid, and its only ResNet-50 subtracts MhLiao/DB's mean, from RGB.
+MMOCR0 = _mmocr("mmocr0", "bbox_head", "MMOCR 0.x", logits=False,
+                deformable_pixels=replace(_R50_PIXELS, mean=MHLIAO_PIXELS.mean))

@@ -10,9 +10,9 @@ from converters.backbones import backbone_alone
 from converters.check import identify, weight_map
 from converters.dialects import get_dialect
 from converters.formats import read_file
-from converters.load import SourceOptions, default_record
+from converters.load import SourceOptions, default_record, record_of
 from converters.not_dbnet import recognised
-from converters.prefixes import networks
+from converters.prefixes import network_of, networks
 from converters.tensor_file import TensorFile
 from converters.training_convert import progress_of
 from converters.training_file import holds_training, understood
@@ -37,13 +37,13 @@ def inspect(path: str | Path, options: SourceOptions | None = None) -> dict[str,
     if options.take == "ema" and file.ema is None:
         raise DbnetError(f"{path}: holds no EMA copies; use --take plain, or leave it out")
     tensors = file.ema if options.take == "ema" and file.ema is not None else file.tensors
-    record = Record.from_json(file.record, str(path)) if file.record is not None else None
+    record = record_of(file, path)
     if options.dialect is not None:
         get_dialect(options.dialect)
     said = get_spec(options.spec) if options.spec else None
     parts = networks(tensors)
     if parts and options.part in (None, *parts):  # told of the first one unless another is asked for
-        tensors = {n: a for n, a in tensors.items() if n.startswith(f"{options.part or parts[0]}.")}
+        tensors = {n: a for n, a in tensors.items() if network_of(n) == (options.part or parts[0])}
     elif options.part is not None:
         raise DbnetError(f"{path}: has no part {options.part}; leave out --part")
     report = identify(tensors, options.dialect, record.spec if record else said, any_width=record is None)

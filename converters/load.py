@@ -14,7 +14,7 @@ from converters.check import WeightReport, identify, require_finite, weight_map
 from converters.dialects import DIALECTS, get_dialect, origin_of
 from converters.formats import read_file
 from converters.not_dbnet import recognised
-from converters.prefixes import networks
+from converters.prefixes import network_of, networks
 from converters.tensor_file import TensorFile, Weights
 from converters.weights import digest
 from dbnet.errors import DbnetError
@@ -23,6 +23,10 @@ from dbnet.record import Record
 from dbnet.spec import SPECS, ModelSpec, get_spec, with_semantics
 
 Take = Literal["plain", "ema"]
+
+
+class NoChoiceError(DbnetError):
+    """There is nothing to choose in this file, and somebody has chosen."""
 
 
 class OpenChoiceError(DbnetError):
@@ -68,6 +72,17 @@ class LoadedModel:
     training: bool = False
 
 
+def record_of(file: TensorFile, path: Path) -> Record | None:
+    """What the file says of itself, None if nothing. Raises DbnetError for a record that cannot be used."""
+    if file.record is None:
+        return None
+    record = Record.from_json(file.record, str(path))
+    if record.origin not in DIALECTS:
+        raise DbnetError(f"{path}: its record cannot be used: its origin {record.origin!r} is none of "
+                         f"{', '.join(DIALECTS)}; convert the original file again")
+    return record
+
+
 def default_record(dialect_name: str, spec: ModelSpec) -> Record:
     """What a bare file of that dialect is taken for; `spec`: which network, and how wide its neck is."""
     dialect = DIALECTS[dialect_name]
@@ -83,7 +98,7 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     path, options = Path(path), options or SourceOptions()
     file = read_file(path)
     tensors = of_part(_taken(file, path, options.take), path, options.part)
-    record = Record.from_json(file.record, str(path)) if file.record is not None else None
+    record = record_of(file, path)
     said = get_spec(options.spec) if options.spec else None
     wanted = record.spec if record else said
     if options.dialect is not None:
@@ -102,6 +117,10 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     if options.take != "ema":  # the record's digest is of the plain weights
         _require_unedited(record, sha256, path, options)
     changed = with_semantics(known.spec, dict(options.semantics))
+    idle = [name for name in options.semantics if name not in changed.relevant_semantics()]
+    if idle:
+        raise DbnetError(f"{path}: --set {idle[0]} changes nothing in this {changed.name}, which has no such part; "
+                         f"leave it out")
     if [(p.name, p.shape) for p in parameters(changed)] != [(p.name, p.shape) for p in parameters(known.spec)]:
         raise DbnetError(f"{path}: these semantics need other tensors than the file holds; choose another spec")
     return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
@@ -126,18 +145,19 @@ def of_part(tensors: Weights, path: Path, part: str | None) -> Weights:
     """One network of a file that holds several. Raises DbnetError if it does and none is named, or an unknown one."""
     found = networks(tensors)
     if part is not None and part not in found:
-        known = f"holds {', '.join(found)}" if found else "holds one network only; leave out --part"
-        raise DbnetError(f"{path}: has no part {part}: it {known}")
+        if not found:
+            raise NoChoiceError(f"{path}: has no part {part}: it holds one network only; leave out --part")
+        raise DbnetError(f"{path}: has no part {part}: it holds {', '.join(found)}")
     if part is None and len(found) > 1:
         raise DbnetError(f"{path}: holds several networks of a distillation: {', '.join(found)}; say which you mean: "
                          f"--part {found[0]}")
-    return tensors if part is None else {n: a for n, a in tensors.items() if n.startswith(f"{part}.")}
+    return tensors if part is None else {n: a for n, a in tensors.items() if network_of(n) == part}
 
 
 def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
     if take == "ema":
         if file.ema is None:
-            raise DbnetError(f"{path}: holds no EMA copies; use --take plain, or leave it out")
+            raise NoChoiceError(f"{path}: holds no EMA copies; use --take plain, or leave it out")
         return file.ema
     if file.training and take is None:
         found = ", ".join(f"{what} ({count})" for what, count in file.training.items())

@@ -105,6 +105,8 @@ def _places(g: Graph, path: str, mask: str, offset: str, sides: tuple[str, str, 
     shares = (g.node("Sub", f"{path}.share.0", one, above), above)
     last = g.node("Sub", f"{path}.last", g.node("Cast", f"{path}.side", sides[axis + 1], to=_FLOAT), one)
     zero = g.scalar(f"{path}.first", 0.0, _FLOAT)
+    # A position that is no number has a place nevertheless; its shares make the result no number.
+    low = g.node("Where", f"{path}.number", g.node("IsNaN", f"{path}.is_nan", low), zero, low)
     places = []
     for i in (0, 1):
         bordered = g.node("Add", f"{path}.bordered.{i}", low, g.scalar(f"{path}.border.{i}", 1.0 + i, _FLOAT))

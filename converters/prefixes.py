@@ -32,6 +32,12 @@ def _is_wrapped(prefix: str, known: tuple[str, ...]) -> bool:
 
 
 def networks(names: Iterable[str]) -> list[str]:
-    """The networks of a distillation in a file, as their prefixes say: `Student`, `Teacher`; empty if it has one."""
-    found = {match[1] for name in names if (match := NETWORKS.match(name))}
-    return sorted(found)
+    """The networks of a distillation in a file, as their prefixes say: `Student`, `Teacher`; empty if none does."""
+    return sorted({network for name in names if (network := network_of(name)) is not None})
+
+
+def network_of(name: str) -> str | None:
+    """The network of a distillation that a tensor belongs to, whatever wrappers stand before it."""
+    wrappers = WRAPPERS.match(name)
+    match = NETWORKS.match(name, wrappers.end() if wrappers else 0)
+    return match[1] if match else None

@@ -20,7 +20,7 @@ from converters.check import identify, require_finite, weight_map
 from converters.convert import require_same
 from converters.dialects import MINDOCR, native_dialect, origin_of
 from converters.formats import codec, read_file, target_format
-from converters.load import SourceOptions, default_record
+from converters.load import SourceOptions, default_record, record_of
 from converters.tensor_file import TensorFile, Weights
 from converters.training_foreign import Found, check_numbers, own_state, sorted_out
 from converters.training_state import PREFIXES
@@ -111,7 +111,7 @@ def understood(path: Path, file: TensorFile, options: SourceOptions | None = Non
     Raises DbnetError if it is damaged, no network of ours, or of an optimizer that no trainer here has.
     """
     options = options or SourceOptions()
-    record = Record.from_json(file.record, str(path)) if file.record is not None else None
+    record = record_of(file, path)
     said = get_spec(options.spec) if options.spec else None
     report = identify(file.tensors, options.dialect, record.spec if record else said)
     if report.problems:
@@ -124,7 +124,7 @@ def understood(path: Path, file: TensorFile, options: SourceOptions | None = Non
     found = sorted_out(path, file, report) if not about else Found(own_state(file.raw, report))
     check_numbers(path, found.state)
     weights = {p.name: found.state[p.name] for p in parameters(report.spec)}
-    require_finite(weights, str(path))
+    require_finite({name: array for name, array in found.state.items() if "." in name}, str(path))
     if record is not None and not options.allow_edited and record.sha256 not in (None, digest(weights)):
         raise DbnetError(f"{path}: its weights do not have the digest in its record: damaged, or edited after they "
                          f"were written; take an earlier checkpoint, or write one of what is in it with: dbnet convert "
@@ -143,10 +143,14 @@ def _about(array: np.ndarray | None, path: Path) -> dict[str, Any]:
     try:
         if array.dtype != np.uint8 or array.ndim != 1 or array.size > _MAX_ABOUT:
             raise ValueError(f"{array.dtype} of shape {array.shape}")
-        about = json.loads(array.tobytes())
+        about = json.loads(array.tobytes(), parse_constant=_no_number)
         if not isinstance(about, dict):
             raise TypeError("not an object")
     except (ValueError, TypeError, RecursionError) as error:
         raise DbnetError(f"{path}: what it says of its training is damaged ({str(error)[:80]}); take an earlier "
                          f"checkpoint") from error
     return about
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"it holds {name}")

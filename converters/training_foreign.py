@@ -19,7 +19,7 @@ from converters.tensor_file import TensorFile, Weights
 from converters.torch_optimizer import ALONE, optimizer_state
 from converters.training_state import PREFIXES, STATE_PREFIXES
 from dbnet.errors import DbnetError
-from dbnet.training import AVERAGE, PENDING, Progress
+from dbnet.training import ACCUMULATE, AVERAGE, PENDING, Progress
 
 _SWAP = "swap."
 #: What others call an entry -> what it is called here, before a parameter's name and alone.
@@ -30,7 +30,7 @@ _NUMBERS = {"grad_accumulate_step_": "accumulation_step", "scale_sense": "loss_s
 _NEEDLESS = ("stat", "zeros_")
 _NEEDLESS_NUMBERS = ("beta1_power", "beta2_power", "current_iterator_step", "last_overflow_iterator_step", "loss_scale",
                      "updates")
-_COUNTERS = {"epoch_num", *(f.name for f in fields(Progress)), *_NEEDLESS_NUMBERS}
+_COUNTERS = {"epoch_num", ACCUMULATE, *(f.name for f in fields(Progress)), *_NEEDLESS_NUMBERS}
 _DIGITS = 10
 #: Above all counters.
 _LARGEST = 1 << 53
@@ -117,6 +117,8 @@ def _take_numbers(file: TensorFile, state: Weights) -> None:
     if file.scaler:
         state["loss_scale"] = np.array(file.scaler["scale"], np.float32)
         state["scale_step"] = np.array(int(file.scaler["_growth_tracker"]), np.int64)
+    if now is None and state.get("loss_scale") == 1.0:  # a training without a scale, which MindOCR gives this one
+        del state["loss_scale"]
     for name in ("beta1_power", "beta2_power", "updates"):
         state.pop(name, None)
 

@@ -35,7 +35,7 @@ GLUED_PREFIXES = ("exp_avg_sq_row_", "exp_avg_sq_col_", "exp_avg_sq_", "mu_produ
 _BOOKKEEPING = re.compile(
     r"global_step|learning_rate(_group_\d+)?|weight_decay(_group_\d+)?|beta[12]_power|mu_schedule|momentum|scale_sense"
     r"|loss_scale|epoch_num|step_num|step_t|state_step|updates|current_iterator_step|last_overflow_iterator_step"
-    r"|cov_step|afactor_step|accumulation_step|grad_accumulate_step_|accu_(step|overflow|loss)"
+    r"|cov_step|afactor_step|accumulation_(step|size)|grad_accumulate_step_|accu_(step|overflow|loss)"
     r"|graceful_(exit|init)|overflows|scale_step|dbnet_training")
 
 _PREFIXES = (*(f"{prefix}." for prefix in STATE_PREFIXES), *GLUED_PREFIXES)

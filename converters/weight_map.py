@@ -42,11 +42,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is particular to one spec of a dialect: rows that come before the others, and what a bare file computes."""
+    """What is particular to one spec of a dialect: rows that come before the others, and what a bare file means."""
 
     rules: tuple[Rule, ...] = ()
     semantics: Mapping[str, Any] = field(default_factory=dict)
     pixels: PixelFormat | None = None
+    boxes: BoxRule | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Dialect:
         """What a bare file in this dialect, of the shapes of `base`, computes."""
         variant = self.variant(base)
         changed = with_semantics(base, {**self.semantics, **variant.semantics})
-        return replace(changed, pixels=variant.pixels or self.pixels or base.pixels, boxes=self.boxes or base.boxes)
+        return replace(changed, pixels=variant.pixels or self.pixels or base.pixels,
+                       boxes=variant.boxes or self.boxes or base.boxes)
 
     def variant(self, spec: ModelSpec) -> Variant:
         """What is particular to `spec`."""

@@ -15,6 +15,10 @@ COMMANDS = ("torchrun --nproc_per_node=N -m dbnet train ... (PyTorch), msrun --w
             "python -m dbnet train ... or mpirun -n N python -m dbnet train ... (MindSpore)")
 
 
+class BrokenOffError(DbnetError):
+    """The processes cannot compute together any more, because one of them is gone: which one shows elsewhere."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """launcher: its name. backend: the framework that it is for. rank: from 0, None if only the framework will know.

@@ -62,8 +62,11 @@ def decode_image(data: np.ndarray, path: str | Path, ignore_orientation: bool = 
 def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
     """Resizes and normalises one image, (H, W, 3) uint8 in BGR, for a network with that pixel format.
 
-    Each resize rule computes in the order and precision of the project that it comes from, so that the tensor equals
-    that project's bit for bit. Raises DbnetError if the pixel format leads to a size that no network here takes, and
+    Each resize rule computes in the order and precision of the project that it comes from: MindOCR's, PaddleOCR's
+    `short_side_min`, MhLiao/DB's `short_side`, MMOCR 1.x's `fit_pad_after`; there the tensor equals that project's bit
+    for bit. Two projects borrow another's rule, and differ from their own tensors in a float32's last bits: PaddleOCR's
+    `stretch` (DB++, det_mv3_db) is normalised as MindOCR does it, and MMOCR 0.x, which normalises in float64, as
+    MMOCR 1.x does it. Raises DbnetError if the pixel format leads to a size that no network here takes, and
     ValueError if `image` is not such an array.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -72,6 +75,9 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
         raise DbnetError(f"the pixel format divides by zero: std {pixels.std}")
     height, width = image.shape[:2]
     resized = _resized_size(height, width, pixels)
+    if not all(resized) and all(pixels.size):
+        raise DbnetError(f"an image of {height} x {width} pixels has too extreme an aspect ratio for the resize rule "
+                         f"{pixels.resize}: it would become {resized[0]} x {resized[1]}; crop it")
     padded = _padded_size(resized, pixels)
     check_size(*padded)
     if math.prod(padded) > MAX_PIXELS:

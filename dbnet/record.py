@@ -1,7 +1,7 @@
 """The record: what a weight file alone does not know, as one line of JSON that every format we write carries.
 
-Carriers: .pth `state_dict._metadata["dbnet"]`, .ckpt a `str` entry named "dbnet", safetensors `__metadata__["dbnet"]`,
-.onnx `metadata_props["dbnet"]`.
+Carriers: .pth `state_dict._metadata["dbnet"]`, .ckpt and .pdparams a `str` entry named "dbnet", safetensors
+`__metadata__["dbnet"]`, .onnx `metadata_props["dbnet"]`.
 """
 
 from __future__ import annotations

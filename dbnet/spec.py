@@ -20,6 +20,9 @@ STAGES = ("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "fused", "logits", "pr
 TRAINING_STAGES = ("threshold", "binary")
 #: Height and width of an input must be multiples of this (the stride of c5).
 STRIDE = 32
+#: The width of a neck is a multiple of the first, for it joins four maps, and at most the second, which is four times
+#: what anybody publishes.
+NECK_UNIT, WIDEST_NECK = 4, 1024
 
 Backbone = Literal["resnet18", "resnet50", "mobilenetv3"]
 Padding = Literal["same", "symmetric"]
@@ -230,6 +233,8 @@ def with_semantics(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
             if not number or not 0 < value <= 1e6 or hints[name](value) != value:
                 raise DbnetError(f"{name} cannot be {value!r}; it must be a positive number")
             value = hints[name](value)
+        if name == "neck_channels" and (value % NECK_UNIT or value > WIDEST_NECK):
+            raise DbnetError(f"{name} cannot be {value}; it must be a multiple of {NECK_UNIT}, at most {WIDEST_NECK}")
         checked[name] = value
     return replace(spec, **checked)
 

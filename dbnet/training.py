@@ -25,6 +25,8 @@ MOMENTS: dict[str, tuple[str, ...]] = {"sgd": (), "momentum": ("moments.",), "ad
 AVERAGE = "ema."
 #: The sum of the gradients of a step that is not complete, without the loss scale.
 PENDING = "grad_accumulation."
+#: A single number of a state that holds pending gradients: of how many batches the step is to be made.
+ACCUMULATE = "accumulation_size"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -33,13 +35,14 @@ class Progress:
     """The single numbers of a state, each a 0-d array under its name here.
 
     global_step: updates done, which Adam and the average count by. overflows: updates left out. accumulation_step:
-    batches that the pending gradients hold. loss_scale, scale_step: the scale, and the updates since it has changed.
+    batches that the pending gradients hold. loss_scale, scale_step: the scale, and the updates since it has changed;
+    0 is a training without a scale, whose state has no such entry.
     """
 
     global_step: int = 0
     overflows: int = 0
     accumulation_step: int = 0
-    loss_scale: float = 1.0
+    loss_scale: float = 0.0
     scale_step: int = 0
 
 
@@ -84,7 +87,11 @@ def packed(state: TrainingState, settings: OptimizerSettings) -> dict[str, np.nd
     groups = zip(MOMENTS[settings.name], state.moments, strict=True)
     for prefix, arrays in (*groups, (AVERAGE, state.average), (PENDING, state.pending)):
         table |= {prefix + name: array for name, array in (arrays or {}).items()}
+    if state.progress.accumulation_step:
+        table[ACCUMULATE] = np.array(settings.accumulate, np.int64)
     for name, value in asdict(state.progress).items():
+        if name == "loss_scale" and not value:
+            continue
         table[name] = np.array(value, np.float32 if isinstance(value, float) else np.int64)
     return table
 
@@ -107,9 +114,11 @@ def unpacked(spec: ModelSpec, settings: OptimizerSettings, state: Mapping[str, n
         average = _taken(state, AVERAGE, table, spec, "averaged weights (ema)")
     progress = Progress(**{name: _number(state, name, default) for name, default in asdict(Progress()).items()})
     pending = _taken(state, PENDING, learned(spec), spec, "pending gradients") if progress.accumulation_step else None
-    if progress.accumulation_step >= settings.accumulate:
+    size = _number(state, ACCUMULATE, settings.accumulate)  # a file of others does not say
+    if progress.accumulation_step and (size != settings.accumulate or progress.accumulation_step >= size):
+        wanted = f"train.gradient_accumulation_steps={size}" if ACCUMULATE in state else "the accumulation"
         raise DbnetError(f"this state holds the gradients of {progress.accumulation_step} batches, and this run makes "
-                         f"a step of {settings.accumulate}: resume with the accumulation of the run that saved it")
+                         f"a step of {settings.accumulate}: resume with {wanted} of the run that saved it")
     return TrainingState(weights, moments, average, pending, progress)
 
 
@@ -134,6 +143,8 @@ def _number(state: Mapping[str, np.ndarray], name: str, default: Any) -> Any:
     value = np.asarray(state[name])
     if value.size != 1 or not np.isfinite(value).all() or value.min() < 0:
         raise DbnetError(f"this state is damaged: {name} must be one number that is not negative, not {value.tolist()}")
+    if name == "loss_scale" and not value.all():
+        raise DbnetError("this state is damaged: loss_scale cannot be 0")
     return type(default)(value.item())
 
 
@@ -152,12 +163,17 @@ class LossScale:
         self.good = self.good + 1 if finite else 0
         if not finite:
             self.value = max(1.0, self.value / self.settings.factor)
-        elif self.good == self.settings.window:
+        elif self.good >= self.settings.window:  # a state may come from a run with a larger one
             self.value, self.good = self.value * self.settings.factor, 0
+
+    @property
+    def kept(self) -> tuple[float, int]:
+        """`loss_scale` and `scale_step` of a state."""
+        return (self.value, self.good) if self.active else (0.0, 0)
 
     def resume(self, progress: Progress) -> None:
         """Goes on with a state's scale, unless the state was saved without one."""
-        if self.active and self.settings.dynamic and progress.loss_scale != 1.0:
+        if self.active and self.settings.dynamic and progress.loss_scale:
             self.value, self.good = progress.loss_scale, progress.scale_step
 
 

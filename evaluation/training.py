@@ -41,7 +41,8 @@ class Training:
     losses: the trainer's `losses`, which waits for the device. validate: scores of weights; called with a function that
     is told of every image, and may raise. stopped: says why the training is to end after the step, or nothing.
     save_every: seconds between two saves of `last`. last_step: batches, None for all. peers: the processes that train
-    together. sinks: losses stay on the device until they are to be logged.
+    together. sinks: losses stay on the device until they are to be logged. closed: the epoch after which the trainer's
+    state was saved, if no batch came between.
     """
 
     plan: TrainingPlan
@@ -58,6 +59,7 @@ class Training:
     last_step: int | None = None
     peers: Peers = field(default_factory=Peers)
     sinks: bool = False
+    closed: int = 0
 
     def __post_init__(self) -> None:
         self._pending: list[Pending] = []
@@ -79,6 +81,7 @@ class Training:
         Raises StoppedError, after a save, when `stopped` says so; DbnetError if the loss is no number, for images that
         cannot be read and files that cannot be written: then `last` is what was saved before.
         """
+        self._catch_up()
         try:
             while self.journal.step < self.steps or self._is_open():
                 self._epoch(loader)
@@ -245,29 +248,52 @@ class Training:
             score = scores.by(validation.indicator)
         is_best = score is not None and (journal.best is None or score > journal.best[1])
         if score is not None and is_best:
-            self.folder.save_best(self.plan.spec, average)
             journal.best = epoch, score
+        dropped: list[int] = []
         if score is not None or self.plan.keep_policy == "latest_k":
-            self._keep(epoch, score or 0.0, average)
+            dropped = self._rank(epoch, score or 0.0)
         journal.close(row)
+        if self._has_checkpoint(epoch) or not self.folder.last.is_file():
+            self.save()  # first: whatever a kill leaves undone of what follows is made from it
+        if self._has_checkpoint(epoch):
+            self._save_checkpoints(epoch, average)
+        for number in dropped:
+            self.folder.drop_epoch(number)
         self.folder.write_results(journal.rows)
         self.report.epoch(row, is_best)
+
+    def _catch_up(self) -> None:
+        """What a kill right after the last save has left undone, and what it has left of later epochs in result.csv."""
+        if not self._is_first:
+            return
+        if self.closed and self._has_checkpoint(self.closed):
+            self._save_checkpoints(self.closed, self.trainer.weights(average=True))
+        if self.journal.rows or self.folder.results():
+            self.folder.write_results(self.journal.rows)
 
     def _validated(self, done: int, images: int) -> None:
         self.report.validating(done, images)
         if self.stopped() is not None:
             self._meet()  # where the others wait
 
-    def _keep(self, epoch: int, score: float, weights: Mapping[str, np.ndarray]) -> None:
-        """A checkpoint of this epoch, if it is among those that are kept; one that no longer is goes."""
+    def _rank(self, epoch: int, score: float) -> list[int]:
+        """Puts an epoch among those whose checkpoints are kept, if it is one. Gives those that no longer are."""
         by_score = self.plan.keep_policy == "top_k"
         ranked = sorted([*self.journal.kept, (epoch, score)],
                         key=lambda item: (-item[1], item[0]) if by_score else (-item[0], 0))
         self.journal.kept = sorted(ranked[:self.plan.keep])
+        return [number for number, _ in ranked[self.plan.keep:]]
+
+    def _has_checkpoint(self, epoch: int) -> bool:
+        """Whether the weights after this epoch are kept: as the best, or as its own."""
+        best, kept = self.journal.best, self.journal.kept
+        return (best is not None and best[0] == epoch) or epoch in (number for number, _ in kept)
+
+    def _save_checkpoints(self, epoch: int, weights: Mapping[str, np.ndarray]) -> None:
+        if self.journal.best is not None and self.journal.best[0] == epoch:
+            self.folder.save_best(self.plan.spec, weights)
         if epoch in (number for number, _ in self.journal.kept):
             self.folder.save_epoch(epoch, self.plan.spec, weights)
-        for number, _ in ranked[self.plan.keep:]:
-            self.folder.drop_epoch(number)
 
 
 def _trimmed(batch: Example) -> Example:

@@ -15,6 +15,8 @@ from dbnet.errors import DbnetError
 from dbnet.loss_settings import Losses
 
 VERSION = 1
+#: Above all numbers of epochs, steps and images.
+_LARGEST = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,16 @@ class Journal:
             rows = [Row(**dict(zip(data["columns"], values, strict=True))) for values in data["rows"]]
             best = data["best"]
             journal = cls(**{name: int(data[name]) for name in ("batches", "images", "batch_size", "seed")},
-                          recipe={str(path): str(text) for path, text in data["recipe"].items()},
-                          start=list(map(str, data["start"])), backend=str(data["backend"]), by=str(data["by"]),
+                          recipe={_shown(path): _shown(text) for path, text in data["recipe"].items()},
+                          start=list(map(_shown, data["start"])), backend=_shown(data["backend"]),
+                          by=_shown(data["by"]),
                           epoch=int(data["epoch"]), batch=int(data["batch"]), sums=list(map(float, data["sums"])),
                           seconds=float(data["seconds"]), rows=rows, best=None if best is None else _scored(best),
                           kept=list(map(_scored, data["kept"])))
             journal.check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DbnetError(f"{where}: what it says of its training is damaged ({type(error).__name__}: {error}); "
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DbnetError(f"{where}: what it says of its training is damaged ({type(error).__name__}: "
+                             f"{_shown(str(error)[:120])}); "
                              f"take an earlier checkpoint") from error
         return journal
 
@@ -118,8 +122,21 @@ class Journal:
             if not all((isinstance(n, (int, float)) and math.isfinite(n)) or (n is None and may_lack)
                        for n, may_lack in numbers):
                 raise ValueError(f"the row of epoch {row.epoch}")
-        if not 0 <= self.batch <= self.batches or self.epoch < 0 or len(self.sums) != 4 or self.batches < 1:
+            if not all(isinstance(n, int) and 0 <= n < _LARGEST for n in (row.epoch, row.steps, row.overflows)):
+                raise ValueError(f"the row of epoch {row.epoch}")
+        if not 0 <= self.batch <= self.batches or len(self.sums) != 4 or self.batches < 1:
             raise ValueError(f"epoch {self.epoch}, batch {self.batch} of {self.batches}")
+        scored = [*self.kept, *([] if self.best is None else [self.best])]
+        if not all(0 <= n < _LARGEST for n in (self.epoch, self.batches, *(epoch for epoch, _ in scored))):
+            raise ValueError(f"epoch {self.epoch} of {self.batches} batches, or those of its checkpoints")
+        if not all(map(math.isfinite, (*self.sums, self.seconds, *(score for _, score in scored)))):
+            raise ValueError("a sum, a time or a score that is no number")
+
+
+def _shown(text: Any) -> str:
+    """A text of a file, safe for a line of a terminal."""
+    text = str(text)
+    return text if text.isprintable() else repr(text)
 
 
 def _scored(value: Any) -> tuple[int, float]:

@@ -10,28 +10,32 @@ import contextlib
 import hmac
 import json
 import secrets
+import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
 
 from dbnet.errors import DbnetError
+from dbnet.launch import BrokenOffError
 
-#: How long processes of a launcher may take to reach each other, and one that fails waits to be heard, in seconds.
-CONNECT_SECONDS, HEARD_SECONDS = 300.0, 10.0
-_SECRET, _NAME = 16, 255  # bytes of an address
-_FAILED = "failed"
+#: How long processes of a launcher may take to reach each other, one that fails waits to be heard, and one whose
+#: exchange breaks off waits to see who is gone, in seconds.
+CONNECT_SECONDS, HEARD_SECONDS, LOOK_SECONDS = 300.0, 10.0, 1.0
+_SECRET, _NAME, _RANK = 16, 255, 4  # bytes of an address, and of a number
+_STRANGERS = 64  # that may be silent at the same time
+_FAILED, _FOLLOWS = "failed", "follows"
 
 
 class PeerError(DbnetError):
-    """Another process has failed. is_told: it, or the first one, says so."""
+    """Another process has failed. is_told: it, or the first one, says so. follows: only because a third one has."""
 
-    def __init__(self, message: str, is_told: bool = False):
+    def __init__(self, message: str, is_told: bool = False, follows: bool = False):
         super().__init__(message)
-        self.is_told = is_told
+        self.is_told, self.follows = is_told, follows
 
 
 class Peers:
@@ -83,13 +87,17 @@ class Peers:
 
         Returns what holds in place of the error: that another process has failed before, or that the first one tells.
         """
-        earlier = error if isinstance(error, PeerError) else self._failed_before()
+        earlier = error if isinstance(error, PeerError) else None
+        if earlier is None or earlier.follows:
+            follows = earlier is not None or isinstance(error, BrokenOffError)
+            earlier = self._failed_before(LOOK_SECONDS if follows else 0.0) or earlier
         if earlier is not None and (self.rank or not str(earlier).endswith(f": {error}")):  # not what all have found
             return earlier
         if not self.rank:
             self._tell_others(str(error), 0)
             return None
-        self._send(self._connections[0], {_FAILED: str(error), "rank": self.rank})
+        self._send(self._connections[0], {_FAILED: str(error), "rank": self.rank,
+                                          _FOLLOWS: isinstance(error, BrokenOffError)})
         return self._told(HEARD_SECONDS)
 
     def wait(self) -> PeerError | None:
@@ -108,23 +116,31 @@ class Peers:
         for connection in self._connections:
             connection.close()
 
-    def _failed_before(self) -> PeerError | None:
-        """Who has failed without having been listened to: this process's own failure may follow from it."""
-        for place, connection in enumerate(self._connections):
-            rank = 0 if self.rank else place + 1
-            try:
-                while connection.poll(0):
-                    self._received(rank)
-            except PeerError as error:
-                return error
-            except OSError:
-                continue
-        return None
+    def _failed_before(self, seconds: float) -> PeerError | None:
+        """Who has failed without having been listened to: this process's own failure may follow from it. seconds: to
+        wait for one that has not itself failed because of a third one."""
+        left: dict[Any, int] = {connection: 0 if self.rank else place for place, connection
+                                in enumerate(self._connections, 1) if not connection.closed}
+        end, found = time.monotonic() + seconds, None
+        while left:
+            ready = wait(list(left), max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            for connection in ready:
+                try:
+                    self._received(left[connection])
+                except PeerError as error:
+                    if not error.follows:
+                        return error
+                    found = found or error
+                    del left[connection]
+        return found
 
     def _received(self, rank: int) -> dict[str, Any]:
         message = json.loads(self._bytes(rank))
         if _FAILED in message:
-            found = PeerError(f"process {message['rank']} of {self.size}: {message[_FAILED]}", is_told=bool(self.rank))
+            found = PeerError(f"process {message['rank']} of {self.size}: {message[_FAILED]}", bool(self.rank),
+                              bool(message.get(_FOLLOWS)))
             if not self.rank:
                 self._tell_others(message[_FAILED], rank)
             raise found
@@ -178,30 +194,74 @@ def _reach(address: bytes, rank: int) -> Connection:
     port = int.from_bytes(address[_SECRET:_SECRET + 2], "big")
     host = address[_SECRET + 2:].rstrip(b"\0").decode()
     link = socket.create_connection((host, port), CONNECT_SECONDS)
+    link.sendall(address[:_SECRET] + rank.to_bytes(_RANK, "big"))
+    return _connection(link)
+
+
+def _connection(link: socket.socket) -> Connection:
     link.settimeout(None)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection = Connection(link.detach())
-    connection.send_bytes(address[:_SECRET] + rank.to_bytes(4, "big"))
-    return connection
+    return Connection(link.detach())
 
 
 def _accepted(server: socket.socket, secret: bytes, size: int) -> list[Connection]:
-    """One connection for each other process, by its number; strangers are sent away."""
+    """One connection for each other process, by its number. Strangers are sent away, and none of them, silent or slow,
+    keeps the others waiting. Raises TimeoutError."""
     found: dict[int, Connection] = {}
+    heard: dict[socket.socket, bytes] = {}  # of those that have not yet said who they are, the oldest first
     end = time.monotonic() + CONNECT_SECONDS
-    while len(found) < size - 1:
-        server.settimeout(max(0.01, end - time.monotonic()))
-        link, _ = server.accept()
-        link.settimeout(None)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(link.detach())
+    server.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
         try:
-            said = connection.recv_bytes(_SECRET + 4) if connection.poll(10) else b""
-        except (EOFError, OSError):
-            said = b""
-        rank = int.from_bytes(said[_SECRET:], "big")
-        if hmac.compare_digest(said[:_SECRET], secret) and 0 < rank < size and rank not in found:
-            found[rank] = connection
-        else:
-            connection.close()
+            while len(found) < size - 1:
+                ready = selector.select(max(0.0, end - time.monotonic()))
+                if not ready or time.monotonic() > end:
+                    raise TimeoutError("nobody came for too long")
+                for key, _ in ready:
+                    if key.fileobj is server:
+                        _let_in(server, selector, heard, size)
+                        continue
+                    link: Any = key.fileobj
+                    if link in heard and _has_said(link, heard):
+                        selector.unregister(link)
+                        _take(link, heard.pop(link), secret, size, found)
+        finally:
+            for link in heard:
+                link.close()
     return [found[rank] for rank in range(1, size)]
+
+
+def _let_in(server: socket.socket, selector: selectors.BaseSelector, heard: dict[socket.socket, bytes],
+            size: int) -> None:
+    """One more; of too many that say nothing the oldest goes."""
+    with contextlib.suppress(BlockingIOError, ConnectionError):  # it has changed its mind
+        link, _ = server.accept()
+        link.setblocking(False)
+        heard[link] = b""
+        selector.register(link, selectors.EVENT_READ)
+        if len(heard) > size + _STRANGERS:
+            oldest = next(iter(heard))
+            selector.unregister(oldest)
+            del heard[oldest]
+            oldest.close()
+
+
+def _has_said(link: socket.socket, heard: dict[socket.socket, bytes]) -> bool:
+    """Whether it has said who it is, or is gone."""
+    try:
+        more = link.recv(_SECRET + _RANK - len(heard[link]))
+    except BlockingIOError:
+        return False
+    except OSError:
+        more = b""
+    heard[link] += more
+    return not more or len(heard[link]) == _SECRET + _RANK
+
+
+def _take(link: socket.socket, said: bytes, secret: bytes, size: int, found: dict[int, Connection]) -> None:
+    rank = int.from_bytes(said[_SECRET:], "big")
+    if hmac.compare_digest(said[:_SECRET], secret) and 0 < rank < size and rank not in found:
+        found[rank] = _connection(link)
+    else:
+        link.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from evaluation.training_journal import Journal
 _HARMLESS = ("dataset_root", "num_workers", "log_interval", "ckpt_save_dir", "resume", "pretrained", "ckpt_max_keep",
              "ckpt_save_policy", "ckpt_load_path", "dataset_sink_mode", "use_minddata", "device_id", "log_level")
 
+#: No recipe says it, an option does.
+STEP_FUNCTION = "step_function"
+
 
 def find_training(folder: Folder, given: Path | None) -> tuple[TrainingFile, Journal | None]:
     """The file to go on from: `given`, a file or a folder, or the one in the training's own folder that is further.
@@ -28,9 +32,38 @@ def find_training(folder: Folder, given: Path | None) -> tuple[TrainingFile, Jou
     place = folder.path if given is None else given
     found = [_read(path) for path in Folder(place, "torch").trainings()]
     if not found:
-        raise DbnetError(f"{place}: holds no training to go on with (last.pth or last.ckpt); leave out --resume to "
-                         f"begin one, or name its file: --resume FILE")
-    return max(found, key=lambda pair: (0 if pair[1] is None else pair[1].step, pair[0].path.suffix == folder.suffix))
+        instead = "give --force in place of --resume to begin anew" if folder.results() else (
+            "leave out --resume to begin one")
+        raise DbnetError(f"{place}: holds no training to go on with (last.pth or last.ckpt); {instead}, or name its "
+                         f"file: --resume FILE")
+    return max(found, key=lambda pair: (_place(*pair), pair[0].path.suffix == folder.suffix))
+
+
+def _place(file: TrainingFile, journal: Journal | None) -> tuple[int, float]:
+    """How far a training is: epochs, and the part of the next one, for its batches may have been larger ones."""
+    if journal is None:
+        return int(file.state.get("epoch_num", 0)), 0.0
+    return journal.epoch, journal.batch / journal.batches
+
+
+def give_up_later(folder: Folder, file: TrainingFile, found: Journal | None) -> list[str]:
+    """Has the folder's `last` of the other format, if it is further than the file that is to be gone on with, removed
+    as soon as there is a new one: --resume would come back to it. A line that says so."""
+    for path in folder.trainings():
+        if path in (folder.last, file.path):
+            continue
+        with contextlib.suppress(DbnetError):  # a damaged one is told of when it is asked for
+            if _place(*_read(path)) > _place(file, found):
+                folder.given_up.append(path)
+    return [f"{path} is further: it is given up, and goes when this training is saved" for path in folder.given_up]
+
+
+def unknown_epochs(journal: Journal, folder: Folder) -> list[str]:
+    """Checkpoints that are another course's of this training, or have been kept too long: a line that says so."""
+    kept = {epoch for epoch, _ in journal.kept}
+    others = [path.name for path in folder.epochs() if int(path.stem[1:]) not in kept]
+    return [f"{folder.path}: {', '.join(others)}: not among the checkpoints that this training keeps; left as they "
+            f"are until it comes to these epochs"] if others else []
 
 
 def _read(path: Path) -> tuple[TrainingFile, Journal | None]:
@@ -43,10 +76,11 @@ def check_network(file: TrainingFile, spec: ModelSpec) -> None:
     theirs, ours = file.record.spec, spec
     left_open = TRAINING_FIELDS if file.bare else ()
     pairs = {name: (theirs.semantics()[name], value) for name, value in ours.relevant_semantics().items()}
-    told = [f"{name} is {found}, the recipe says {wanted}" for name, (found, wanted) in pairs.items()
-            if found != wanted and name not in left_open]
+    differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in left_open}
+    told = [f"{name} is {found}, {'here' if name == STEP_FUNCTION else 'the recipe says'} {wanted}"
+            for name, (found, wanted) in differing.items()]
     if told:
-        hint = "; give --step-function" if told[0].startswith("step_function") else ""
+        hint = f"; give --step-function {differing[STEP_FUNCTION][0]}" if STEP_FUNCTION in differing else ""
         raise DbnetError(f"{file.path}: is a training of another network: {'; '.join(told)}{hint}; resume with its own "
                          f"recipe, or begin a new training from it: --pretrained {file.path}")
 
@@ -83,9 +117,17 @@ def resumed(file: TrainingFile, found: Journal | None, fresh: Journal) -> tuple[
     return journal, notes
 
 
-def check_best(journal: Journal, folder: Folder) -> list[str]:
-    """Forgets the best checkpoint, and says so, where it is not in this folder: it is to have one of its own."""
-    if journal.best is None or folder.find_best() is not None:
+def closed_epoch(found: Journal | None, journal: Journal) -> int:
+    """The epoch after which a file was saved, if no batch came between and its scores still count; else 0."""
+    return journal.epoch if found is not None and not found.batch and found.by == journal.by else 0
+
+
+def check_best(journal: Journal, folder: Folder, closed: int) -> list[str]:
+    """Forgets the best checkpoint, and says so, where it is not in this folder: it is to have one of its own.
+
+    closed: the epoch whose checkpoints can be made from the file.
+    """
+    if journal.best is None or folder.find_best() is not None or journal.best[0] == closed:
         return []
     (epoch, score), journal.best, journal.kept = journal.best, None, []
     return [f"the best checkpoint so far ({journal.by} {abs(score):.5f} after epoch {epoch}) is not in {folder.path}, "

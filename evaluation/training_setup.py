@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ from evaluation.training_data import training_samples, validation_samples
 from evaluation.training_folder import Folder
 from evaluation.training_journal import Journal
 from evaluation.training_parts import Report, Scores, Trainer
-from evaluation.training_resume import check_average, check_best, check_network, find_training, resumed
+from evaluation.training_resume import (
+    check_average,
+    check_best,
+    check_network,
+    closed_epoch,
+    find_training,
+    give_up_later,
+    resumed,
+    unknown_epochs,
+)
 from evaluation.training_start import origin_of_weights, start_weights
 from evaluation.training_team import HALVES, Team
 
@@ -63,27 +73,40 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """Where a training begins or goes on. state: of a trainer, with its file in `path`; else weights."""
+    """Where a training begins or goes on. state: of a trainer, with its file in `path`; else weights. closed: as of
+    `Training`, in the first process."""
 
     state: Mapping[str, np.ndarray]
     journal: Journal
     lines: list[str]
     path: str | None = None
+    closed: int = 0
 
 
 def prepare(recipe: Recipe, request: Request, report: Report, stopped: Callable[[], str | None], team: Team) -> Ready:
-    """Raises DbnetError, before anything is written, for all that can be known beforehand."""
+    """A training whose folder is locked. Raises DbnetError, before anything is written, for all that can be known
+    beforehand."""
     plan = training_plan(recipe, step_function=request.step_function, mining=request.mining,
                          precision=request.precision, seed=request.seed)
     folder = Folder(Path(recipe.get("train.ckpt_save_dir")), team.backend)
-    resume = request.resume or _resume_of(recipe)
-    in_place = folder.is_gone_on_with(resume)
     samples = training_samples(recipe, plan.seed)
     settings = _told(recipe, plan, request)
     team.check_alike(settings | {"--seed": str(plan.seed), "--max-steps": str(request.last_step),
                                  "--step-function": plan.spec.step_function}, samples)
+    with contextlib.ExitStack() as held:
+        held.callback(folder.close)
+        ready = _ready(recipe, request, report, stopped, team, plan, folder, samples, settings)
+        held.pop_all()
+    return ready
+
+
+def _ready(recipe: Recipe, request: Request, report: Report, stopped: Callable[[], str | None], team: Team,
+           plan: TrainingPlan, folder: Folder, samples: Sequence[Sample], settings: dict[str, str]) -> Ready:
+    resume = request.resume or resume_of(recipe)
+    in_place = folder.is_gone_on_with(resume)
     validation: list[Sample] = []
     if team.rank == 0:
+        folder.lock()  # before anything in it is looked at
         folder.check(in_place, request.force)
         if plan.validation is not None:
             validation = validation_samples(recipe)
@@ -103,7 +126,8 @@ def prepare(recipe: Recipe, request: Request, report: Report, stopped: Callable[
     if plan.validation and team.rank == 0:
         validate = _validator(recipe, plan, team.backend, trainer, validation)
     training = Training(plan, schedule_settings(recipe, journal.batches), data, trainer, losses, start.journal, folder,
-                        validate, report, stopped, request.save_every, request.last_step, team.peers, sinks)
+                        validate, report, stopped, request.save_every, request.last_step, team.peers, sinks,
+                        start.closed)
     return Ready(training, _workers(plan, request, team), _title(recipe, plan, team, training, len(validation)),
                  [*start.journal.start, *start.lines, *(f"note: {note}" for note in (*plan.notes, *notes))])
 
@@ -118,9 +142,13 @@ def _start(recipe: Recipe, request: Request, plan: TrainingPlan, folder: Folder,
     check_network(file, plan.spec)
     check_average(file, plan.optimizer.ema_decay is not None)
     journal, lines = resumed(file, found, journal)
-    lines += check_best(journal, folder)
+    closed = closed_epoch(found, journal)
+    lines += check_best(journal, folder, closed)
+    if folder.is_gone_on_with(resume):
+        lines += unknown_epochs(journal, folder)
+        lines += give_up_later(folder, file, found) if resume is not True else []
     done = f"{journal.epoch} epochs and {journal.batch} of {journal.batches} batches done"
-    return _Start(file.state, journal, [f"goes on from {file.path}: {done}", *lines], str(file.path))
+    return _Start(file.state, journal, [f"goes on from {file.path}: {done}", *lines], str(file.path), closed)
 
 
 def _shared(team: Team, start: _Start | None) -> _Start:
@@ -176,7 +204,7 @@ def sinking(recipe: Recipe, plan: TrainingPlan, backend: str, device: str) -> tu
                   f"come from dbnet's own processes, not through MindSpore's queue"]
 
 
-def _resume_of(recipe: Recipe) -> bool | Path:
+def resume_of(recipe: Recipe) -> bool | Path:
     """MindOCR's own keys for --resume."""
     for path in ("model.resume", "train.resume"):
         value = recipe.get(path)

@@ -12,12 +12,11 @@ import numpy as np
 from converters.backbones import BACKBONE, find_backbone
 from converters.check import identify, listed, require_finite
 from converters.formats import read_file
-from converters.load import SourceOptions, load_model
+from converters.load import SourceOptions, load_model, record_of
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.initial import initial_weights
 from dbnet.parameters import parameters
-from dbnet.record import Record
 from dbnet.spec import TRAINING_FIELDS, ModelSpec, with_semantics
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def _found(spec: ModelSpec, origin: Origin) -> tuple[Weights, list[str]]:
     """What the file holds under canonical names, and notes."""
     file = read_file(origin.path)
     tensors = file.ema if file.ema is not None else file.tensors
-    record = Record.from_json(file.record, str(origin.path)) if file.record is not None else None
+    record = record_of(file, origin.path)
     notes = ["  its averaged weights (EMA) were taken"] if file.ema is not None and file.tensors else []
     if tensors and not identify(tensors, None, record.spec if record else None).problems:
         options = SourceOptions(take="ema" if file.ema is not None else "plain" if file.training else None)

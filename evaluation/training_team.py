@@ -25,8 +25,6 @@ from evaluation.training_resume import differences
 
 #: backend -> the package of its half, which can be imported where the framework is installed.
 HALVES = {"torch": "torch_reference", "mindspore": "ms_models"}
-#: How many images stand for a data set when those of two processes are compared.
-_COMPARED = 1000
 
 
 class World(Protocol):
@@ -44,13 +42,14 @@ class World(Protocol):
 @dataclass(frozen=True, eq=False)
 class Team:
     """backend: the framework. device: of this process, None for the best. world: None for a process alone.
-    local_size: processes on this machine."""
+    local_size: processes on this machine. repeatable: the framework is to compute the same each time."""
 
     backend: str
     device: str | None = None
     peers: Peers = field(default_factory=Peers)
     world: World | None = None
     local_size: int = 1
+    repeatable: bool = False
 
     @property
     def rank(self) -> int:
@@ -61,10 +60,10 @@ class Team:
         return self.peers.size
 
     def check_alike(self, settings: Mapping[str, str], samples: Sequence[Sample]) -> None:
-        """Raises DbnetError, in all processes, if one of them has another recipe, or other images."""
-        places = np.unique(np.linspace(0, len(samples) - 1, min(_COMPARED, len(samples))).astype(int))
-        names = hashlib.sha256("\n".join(samples[int(place)].name for place in places).encode()).hexdigest()
-        (first, count, digest), *others = self.peers.exchange([dict(settings), len(samples), names])
+        """Raises DbnetError, in all processes, if one of them has another recipe, or other images by name and label:
+        their pixels are not looked at."""
+        ours = dict(settings) | {"--deterministic": str(self.repeatable)}
+        (first, count, digest), *others = self.peers.exchange([ours, len(samples), _digest(samples)])
         for rank, (theirs, images, other) in enumerate(others, 1):
             told = list(differences(first, theirs, "{} is {}, and {}"))
             if told:
@@ -72,7 +71,17 @@ class Team:
                                  f"all with the same command")
             if (images, other) != (count, digest):
                 raise DbnetError(f"process {rank} of {self.size} has other images than process 0 ({images}, and not "
-                                 f"{count}), or in another order; all need the same data set")
+                                 f"{count}), or with other labels, or in another order; all need the same data set")
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    """Of all names, outlines and flags, in order."""
+    found = hashlib.sha256()
+    for sample in samples:
+        found.update(f"{sample.name}\0{[polygon.shape for polygon in sample.polygons]}\0".encode())
+        for array in (*sample.polygons, sample.ignore):
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 @contextlib.contextmanager
@@ -90,12 +99,12 @@ def joined(recipe: Recipe, backend: str | None, device: str | None, repeatable: 
     if repeatable:
         importlib.import_module(f"{half}.train").be_repeatable()
     if launch is None:
-        yield Team(backend, device)
+        yield Team(backend, device, repeatable=repeatable)
         return
     world: World = importlib.import_module(f"{half}.world").World(launch, device)
     peers = connect(world.rank, world.size, _host(launch), world.total)
     try:
-        yield Team(backend, world.device, peers, world, launch.local_size)
+        yield Team(backend, world.device, peers, world, launch.local_size, repeatable)
         peers.exchange()
     except DbnetError as error:
         told = peers.wait() if isinstance(error, StoppedError) and peers.rank else peers.fail(error)

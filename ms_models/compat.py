@@ -122,6 +122,14 @@ def serve() -> None:
             sys.exit(1)
 
 
+def let_go(launch: Launch) -> None:
+    """Has msrun's scheduler end, for a process that cannot train: it waits until all have met, for ever."""
+    if launch.launcher == "msrun":
+        with contextlib.suppress(DbnetError, RuntimeError, ValueError):
+            come_together(launch, set_device(Device("cpu")))
+        part()
+
+
 def part() -> None:
     """Leaves the others."""
     with quiet(), contextlib.suppress(RuntimeError):  # some of them are gone

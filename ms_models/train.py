@@ -330,7 +330,7 @@ class Trainer:
         pending = None
         if self._pending is not None and self.waiting:
             pending = without_scale(_arrays(self._pending, PENDING), self.scale)
-        progress = Progress(self.steps, self.overflows, self.waiting, self.scale.value, self.scale.good)
+        progress = Progress(self.steps, self.overflows, self.waiting, *self.scale.kept)
         return packed(TrainingState(self.weights(), moments, average, pending, progress), settings)
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:

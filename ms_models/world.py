@@ -24,9 +24,12 @@ class World:
     """
 
     def __init__(self, launch: Launch, device: str | None = None):
-        kind = compat.best_kind()
-        self.device = own_device(device, kind, launch)
-        chosen = compat.set_device(parse_device(self.device))
+        try:
+            self.device = own_device(device, compat.best_kind(), launch)
+            chosen = compat.set_device(parse_device(self.device))
+        except DbnetError:
+            compat.let_go(launch)
+            raise
         ms.set_context(mode=ms.GRAPH_MODE)
         try:
             compat.come_together(launch, chosen)

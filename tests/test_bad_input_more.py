@@ -15,6 +15,7 @@ from converters.formats import codec, detect
 from converters.load import SourceOptions, load_model
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
+from dbnet.record import Record
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
 from tests.test_bad_input import dbnet, require_refused
@@ -146,3 +147,45 @@ def test_names_for_another_project_must_be_computable_there(tmp_path, model):
     said = dbnet("convert", model, tmp_path / "c.ckpt", "--to", "mindocr_enhance").stdout
     assert "BGR" in said.splitlines()[-1]
     assert "--to mindocr_enhance" in dbnet("convert", model, tmp_path / "d.ckpt").stdout
+
+
+def with_record(folder, **changes):
+    """A small .pth whose record says something else."""
+    model = weight_map("torch", SPECS[SMALL]).inverse(seeded_weights(SPECS[SMALL]))
+    record = json.loads(Record(SPECS[SMALL], "paddle").to_json()) | changes
+    with (folder / "a.pth").open("wb") as stream:
+        codec("pth").write(stream, model, json.dumps(record))
+    return folder / "a.pth"
+
+
+@pytest.mark.parametrize("origin", ["xyz", ""])
+def test_an_origin_that_nobody_knows_writes_nothing(tmp_path, origin):
+    path = with_record(tmp_path, origin=origin)
+    require_refused(dbnet("convert", path, tmp_path / "b.ckpt"), "its origin", str(path))
+    require_refused(dbnet("inspect", path), "its origin", str(path))
+    assert not (tmp_path / "b.ckpt").exists()
+
+
+@pytest.mark.parametrize("width", [250, 1_000_000])
+def test_a_neck_of_no_width_is_refused(tmp_path, width):
+    path = with_record(tmp_path, semantics=SPECS[SMALL].semantics() | {"neck_channels": width})
+    require_refused(dbnet("inspect", path), "neck_channels cannot be", str(path))
+
+
+def test_a_setting_without_a_place_is_refused(model, tmp_path):
+    line = dbnet("convert", model, tmp_path / "b.ckpt", "--set", "stem_pool=symmetric")
+    require_refused(line, "--set stem_pool changes nothing", str(model))
+    assert not (tmp_path / "b.ckpt").exists()
+
+
+def test_what_is_chosen_in_one_file_need_not_be_in_the_other(model, tmp_path):
+    weights = {"Student." + n: a for n, a in weight_map("paddle", SPECS[SMALL]).inverse(
+        seeded_weights(SPECS[SMALL])).items()}
+    weights |= {n.replace("Student.", "Teacher."): a for n, a in weights.items()}
+    with (tmp_path / "two.pdparams").open("wb") as stream:
+        codec("pdparams").write(stream, weights, None)
+    for pair in ((tmp_path / "two.pdparams", model), (model, tmp_path / "two.pdparams")):
+        assert "same: " in dbnet("compare", *pair, "--weights", "--part", "Student").stdout
+        require_refused(dbnet("compare", *pair, "--weights"), "several networks", "two.pdparams")
+    require_refused(dbnet("compare", model, model, "--weights", "--part", "Student"), "leave out --part",
+                    str(model))

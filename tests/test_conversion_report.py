@@ -56,7 +56,11 @@ ROWS = [
         "boxes.box_thresh": "not representable"}),
     ("mmocr", "dbnet_resnet50", "mhliao", "pth", {
         "order of the joined maps": "folded", "last sigmoid": "applied", "pixels.std": "not representable"}),
-    ("mmocr", "dbnet_resnet50", "mmocr0", "pth", {}),
+    ("mmocr", "dbnet_resnet50", "mmocr", "pth", {}),
+    ("mmocr", "dbnet_resnet50", "mmocr0", "pth", {"last sigmoid": "applied", "pixels.mean": None}),
+    ("mmocr", "dbnet_resnet50_deformable", "mmocr0", "pth", {
+        "last sigmoid": "applied", "pixels.mean": "not representable", "pixels.std": None, "pixels.size": None}),
+    ("mhliao", "dbnet_resnet18", "mmocr0", "pth", {"order of the joined maps": "folded", "last sigmoid": None}),
     ("mmocr", "dbnet_resnet50_deformable", "mindocr", "onnx", {
         "offsets": "applied", "deformable form": "applied", "order of the joined maps": "folded"}),
     ("mhliao", "dbnet_resnet50_deformable", "mindocr", "ckpt", {
@@ -72,7 +76,8 @@ ROWS = [
         "depthwise_padding": "not representable", "se_gate": "not representable", "pixels.colour": "not representable",
         "boxes.rule": "not representable"}),
     ("mindocr_enhance", "db_mv3_ppocrv3", "torch", "safetensors", {
-        "upsampling": "applied", "neck_gate": "applied", "pixels.colour": "applied"}),
+        "upsampling": "applied", "neck_gate": "applied", "pixels.colour": None, "pixels.resize": "applied",
+        "boxes.box_thresh": "applied"}),
     ("paddle", "db_mv3_ppocrv3", "mindocr", "ckpt", {
         "upsampling": "not representable", "neck_gate": "not representable"}),
 ]
@@ -119,6 +124,16 @@ def test_pixels_travel_with_the_weights_and_are_told(tmp_path):
     assert load_model(done.target).record.spec.pixels == SPECS["db_mv3_paddle"].pixels != MINDOCR_PIXELS
     lines = describe(done)
     assert "not representable in MindOCR's own code: pixels (colour, resize, size), boxes (rule)" in lines
+
+
+def test_a_remark_tells_of_the_colour_only_where_the_recipe_feeds_another(tmp_path):
+    start = origin(tmp_path / "a.pdparams", "paddle", "db_mv3_paddle")
+    done = convert(start, tmp_path / "b.ckpt", to="mindocr_enhance")
+    assert "these weights want BGR pixels, MindOCR's recipes feed RGB" in done.remarks
+    start = origin(tmp_path / "c.pdparams", "paddle", "db_mv3_ppocrv3")
+    gates = SourceOptions(semantics={"upsampling": "align_corners", "neck_gate": "hard_sigmoid"})
+    done = convert(start, tmp_path / "d.ckpt", gates, to="mindocr_enhance")
+    assert (done.source.record.spec.pixels.colour, done.remarks) == ("BGR", [])
 
 
 def test_the_command_prints_and_writes_it(tmp_path):

@@ -240,7 +240,7 @@ def test_without_offsets_it_is_a_convolution():
     assert difference(in_torch(arrays, 1, "strided"), plain.numpy()) <= 1e-6
 
 
-@pytest.mark.parametrize("who", ["torch", "mindspore"])
+@pytest.mark.parametrize("who", list(ALL))
 def test_positions_far_off_and_not_finite(who):
     """No index leaves the image, however far an unlucky step of a training throws a tap."""
     for value in (1e9, -1e9, 3e38, np.inf, -np.inf, np.nan):

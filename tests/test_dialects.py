@@ -15,6 +15,7 @@ from converters.load import default_record
 from converters.pickled_objects import ArrayData
 from converters.training_state import split_scalars, split_training_state
 from dbnet.__main__ import cli
+from dbnet.recipe import read_recipe
 from dbnet.spec import SPECS
 
 TABLE = [(dialect.name, spec) for dialect in DIALECTS.values() for spec in dialect.specs]
@@ -188,6 +189,28 @@ def test_mmocrs_numbers_are_of_its_recipes():
     assert small.pixels.mean == pytest.approx((123.675, 116.28, 103.53))
     assert small.pixels.std == pytest.approx((58.395, 57.12, 57.375))
     assert (small.boxes.binary_thresh, small.boxes.box_thresh, small.boxes.max_candidates) == (0.3, 0.3, 3000)
+
+
+def test_mmocr_0s_only_resnet50_subtracts_another_mean():
+    meant = default_record("mmocr0", SPECS["dbnet_resnet50_deformable"]).spec.pixels
+    assert meant == replace(default_record("mmocr", SPECS["dbnet_resnet50_deformable"]).spec.pixels,
+                            mean=(122.67891434, 116.66876762, 104.00698793))
+    for spec in ("dbnet_resnet18", "dbnet_resnet50"):
+        assert default_record("mmocr0", SPECS[spec]).spec == default_record("mmocr", SPECS[spec]).spec
+
+
+def test_mindocrs_ppocrv3_is_what_its_recipe_says():
+    recipe = read_recipe("db_mobilenetv3_ppocrv3")
+    meant = default_record("mindocr_enhance", SPECS["db_mv3_ppocrv3"]).spec
+    assert meant == recipe.spec()
+    assert (meant.pixels.colour, meant.pixels.resize, meant.boxes.box_thresh) == ("BGR", "limit_min", 0.9)
+
+
+def test_paddles_det_mv3_db_is_stretched_as_its_recipe_says():
+    """det_mv3_db.yml has an image_shape; what is shared without squeeze-and-excitation has none."""
+    meant = default_record("paddle", SPECS["dbnet_mobilenetv3"]).spec.pixels
+    assert (meant.colour, meant.resize, meant.size) == ("BGR", "stretch", (736, 1280))
+    assert default_record("paddle", SPECS["db_mv3_paddle"]).spec.pixels.resize == "short_side_min"
 
 
 @pytest.mark.parametrize("strange", ["student.", "ema_net.", "backbone.", "teacher_model."])

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from converters.backbones import backbone_alone
-from converters.check import weight_map
+from converters.check import identify, weight_map
 from converters.convert import convert, load_model
 from converters.formats import codec
 from converters.inspect import inspect
-from converters.load import SourceOptions
+from converters.load import SourceOptions, why_not
 from converters.not_dbnet import KNOWN, recognised
 from dbnet.__main__ import cli
 from dbnet.errors import DbnetError
@@ -45,11 +45,36 @@ FILES = {
     "WenmuZhou": [*RESNET, "neck.reduce_conv_c5.conv.weight", "head.binarize.0.weight"],
     "EAST": ["backbone.conv1.weight", "neck.merge.weight", "head.score_conv.weight", "head.geo_conv.weight"],
     "PSENet": ["backbone.conv1.weight", "neck.reduce_conv_c2.weight", "neck.smooth_conv_p4.weight", "head.conv.weight"],
-    "FCENet": ["backbone.conv1.weight", "neck.reduce_conv_c3.weight", "neck.smooth_conv_p5.weight"],
+    "FCENet": ["backbone.conv1.weight", "neck.reduce_conv_c3.weight", "neck.smooth_conv_p5.weight",
+               "neck.smooth_conv_p4.weight", "head.out_conv_cls.weight", "head.out_conv_reg.bias"],
+    "TextSnake": [*RESNET, "neck.up4.weight", "neck.up_block3.conv1x1.weight", "neck.up_block0.deconv.bias",
+                  "det_head.out_conv.weight"],
     "PANet": [*RESNET, "neck.fpems.0.up_add1.dwconv.weight", "bbox_head.out_conv.weight"],
     "CRAFT": ["basenet.slice1.0.weight", "upconv1.conv.0.weight", "conv_cls.0.weight"],
     "recogniser": ["backbone.conv.weight", "neck.encoder.lstm.weight_ih_l0", "head.fc.weight"],
 }
+
+
+VD = ["backbone.conv1_1._conv.weight", "backbone.conv1_2._conv.weight", "backbone.bb_0_0.conv0._conv.weight"]
+OCLIP = ["backbone.conv1.weight", "backbone.bn3.weight", "backbone.layer1.0.downsample.1.weight"]
+#: The same networks as other projects build them, on necks and backbones that DBNets have too.
+ELSEWHERE = [
+    ("FCENet", [*RESNET, "neck.lateral_convs.0.conv.weight", "neck.fpn_convs.0.conv.weight",
+                "det_head.out_conv_cls.weight", "det_head.out_conv_reg.weight"]),
+    ("FCENet", [*OCLIP, "neck.lateral_convs.0.conv.weight", "neck.fpn_convs.2.conv.bias",
+                "bbox_head.out_conv_reg.weight"]),
+    ("FCENet", [*VD, "neck.fpn_inner_res3_sum_lateral.weight", "neck.fpn_res5_sum.weight",
+                "head.out_conv_cls.weight", "head.out_conv_reg.weight"]),
+    ("PSENet", [*RESNET, "neck.lateral_convs.0.conv.weight", "neck.lateral_convs.0.bn.weight",
+                "neck.fpn_convs.0.conv.weight", "neck.output_convs.conv.weight", "det_head.out_conv.weight"]),
+    ("PSENet", [*OCLIP, "neck.lateral_convs.0.bn.weight", "neck.output_convs.bn.weight", "det_head.out_conv.weight"]),
+    ("PSENet", [*VD, "neck.toplayer_.conv.weight", "neck.latlayer1_.bn._mean", "head.conv1.weight"]),
+    ("PSENet", [*RESNET, "fpn.toplayer_.conv.weight", "fpn.smooth1_.conv.weight", "det_head.conv1.weight"]),
+    ("TextSnake or DRRG", [*OCLIP, "neck.up_block2.conv3x3.weight", "bbox_head.gcn.bn0.running_mean"]),
+    ("EAST", [*VD, "neck.g0_deconv.conv.weight", "head.det_conv1.conv.weight", "head.score_conv.conv.weight"]),
+    ("WenmuZhou", [*RESNET, "neck.reduce_conv_c2.conv.weight", "neck.reduce_conv_c5.conv.weight",
+                   "head.thresh.0.weight"]),
+]
 
 
 def tensors_of(names):
@@ -63,8 +88,29 @@ def test_each_is_named(said):
     assert said in found
 
 
+@pytest.mark.parametrize(("said", "names"), ELSEWHERE)
+def test_each_is_named_in_other_projects_names(said, names):
+    assert recognised(names).startswith(f"is {said}")
+
+
+@pytest.mark.parametrize(("said", "names"), [ELSEWHERE[0], ELSEWHERE[3], ("TextSnake", FILES["TextSnake"])])
+def test_a_detector_on_a_whole_resnet_is_no_damaged_dbnet(said, names):
+    """All of a ResNet-50 fits MMOCR's DBNet, and only a few tensors do not."""
+    backbone = {entry.foreign: np.broadcast_to(np.float32(0), entry.foreign_shape)
+                for entry in weight_map("mmocr", SPECS["dbnet_resnet50"]).entries
+                if entry.foreign.startswith("backbone.")}
+    tensors = backbone | {name: array for name, array in tensors_of(names).items() if name not in backbone}
+    assert f"is {said}" in why_not(tensors, identify(tensors))
+
+
+def test_a_backbone_makes_no_dbnet():
+    assert recognised([*VD, "head.other.weight"]) is None
+    assert recognised([*OCLIP, "det_head.other.weight"]) is None
+
+
 @pytest.mark.parametrize("prefix", ["module.", "Student.", "Teacher.", "model."])
-@pytest.mark.parametrize("said", ["ResNet-vd", "LKPAN", "MMOCR's DBNet++", "oCLIP", "docTR", "PP-HGNet"])
+@pytest.mark.parametrize("said", ["ResNet-vd", "LKPAN", "MMOCR's DBNet++", "oCLIP", "docTR", "PP-HGNet", "FCENet",
+                                  "PSENet"])
 def test_each_is_named_behind_a_prefix(said, prefix):
     assert said in recognised([prefix + name for name in FILES[said]])
 
@@ -197,6 +243,22 @@ def test_a_part_is_read_alone(distilled, tmp_path):
     assert inspect(distilled)["spec"] == "db_mv3_ppocrv3"
     assert any("several networks: Student, Student2, Teacher" in note for note in inspect(distilled)["notes"])
     assert "LKPAN" in inspect(distilled, SourceOptions(part="Teacher"))["recognised"]
+
+
+@pytest.mark.parametrize("wrapper", ["_layers.", "module._orig_mod."])
+def test_parts_behind_wrappers(wrapper, tmp_path):
+    """Paddle's DataParallel puts `_layers.` before the networks of a distillation."""
+    mapping = weight_map("paddle", SPECS["db_mv3_paddle"])
+    tensors = {f"{wrapper}{part}.{name}": array for number, part in enumerate(("Student", "Teacher"))
+               for name, array in mapping.inverse(seeded_weights(SPECS["db_mv3_paddle"], number)).items()}
+    path = written(tmp_path / "both.pdparams", tensors)
+    with pytest.raises(DbnetError, match="several networks of a distillation: Student, Teacher"):
+        load_model(path)
+    student, teacher = (load_model(path, SourceOptions(part=part)).record for part in ("Student", "Teacher"))
+    assert student.sha256 != teacher.sha256
+    assert inspect(path, SourceOptions(part="Teacher"))["sha256"] == teacher.sha256
+    alone = written(tmp_path / "one.pdparams", {n: a for n, a in tensors.items() if ".Student." in n})
+    assert load_model(alone, SourceOptions(part="Student")).record == load_model(alone).record == student
 
 
 def test_a_part_of_a_file_with_one_network_is_refused(tmp_path):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dbnet.errors import DbnetError
-from dbnet.launch import Launch, find_launch, own_device
+from dbnet.launch import BrokenOffError, Launch, find_launch, own_device
+from dbnet.sample import Sample
 from evaluation import training_peers
 from evaluation.training_peers import PeerError, Peers, connect
+from evaluation.training_team import Team
 
 SIZE = 3
 
@@ -150,7 +154,7 @@ def test_strangers_are_sent_away():
     def accepted(server, secret, size):
         for said in (b"", b"x" * 40, secret + b"\0\0\0\7", b"\0" * 20):
             link = socket.create_connection(server.getsockname())
-            link.sendall(len(said).to_bytes(4, "big") + said)
+            link.sendall(said)
             met.append(link)
         return real(server, secret, size)
     training_peers._accepted = accepted
@@ -159,6 +163,79 @@ def test_strangers_are_sent_away():
     finally:
         training_peers._accepted = real
     assert len(met) == 4
+
+
+@pytest.mark.parametrize(("count", "says"), [(1, b"\0"), (3, b""), (200, b"x")])
+def test_silent_strangers_keep_nobody_waiting(monkeypatch, count, says):
+    real, met = training_peers._accepted, []
+
+    def come(place):
+        with contextlib.suppress(OSError):  # all have met, and nobody is let in any more
+            for _ in range(count):
+                link = socket.create_connection(place)
+                met.append(link)
+                link.sendall(says)
+
+    def accepted(server, secret, size):
+        strangers = threading.Thread(target=come, args=(server.getsockname(),), daemon=True)
+        strangers.start()
+        strangers.join(0.2)  # more than the system lets wait come while others are let in
+        return real(server, secret, size)
+    monkeypatch.setattr(training_peers, "_accepted", accepted)
+    began = time.monotonic()
+    assert together(lambda peers: peers.exchange(peers.rank)) == [[0, 1, 2]] * 3
+    assert time.monotonic() - began < 5
+
+
+def test_nobody_comes(monkeypatch):
+    monkeypatch.setattr(training_peers, "CONNECT_SECONDS", 0.2)
+    with pytest.raises(DbnetError, match=r"process 0 of 2 does not reach the others at 127.0.0.1 .nobody came"):
+        connect(0, 2, "127.0.0.1", lambda given: given)
+
+
+@pytest.mark.parametrize("rank", range(SIZE))
+def test_who_is_gone_is_named_and_not_who_noticed(rank):
+    """The exchange of gradients breaks off in all others, before it shows who has been killed."""
+    def work(peers):
+        if peers.rank == rank:
+            time.sleep(0.4)
+            return peers.close()
+        own = BrokenOffError("the exchange with the other processes broke off")
+        return peers.fail(own) or own
+    found = together(work)
+    told = [str(error) for error in found if error is not None and not getattr(error, "is_told", False)]
+    assert told == [f"process {rank} of 3 has ended without a word; look at what it has printed"] * (
+        2 if rank == 0 else 1)
+
+
+def test_an_exchange_that_breaks_off_by_itself(monkeypatch):
+    monkeypatch.setattr(training_peers, "LOOK_SECONDS", 0.3)
+
+    def work(peers):
+        own = BrokenOffError("broke off")
+        return peers.fail(own) or own
+    first, *others = together(work)
+    assert str(first) in ("broke off", "process 1 of 3: broke off", "process 2 of 3: broke off")
+    assert all(error.is_told for error in others)
+
+
+def labelled(name: str = "img_7.png", moved: float = 0.0, ignored: bool = False) -> list[Sample]:
+    """Many images, of which one in the middle may differ."""
+    square = np.array([[0, 0], [9, 0], [9, 9], [0, 9]], np.float64)
+    samples = [Sample(Path(f"img_{i}.png"), [square], np.array([False]), ["a"]) for i in range(3000)]
+    samples[7] = Sample(Path(name), [square + moved], np.array([ignored]), ["a"])
+    return samples
+
+
+@pytest.mark.parametrize(("second", "repeatable", "told"), [
+    ({}, False, None), ({"name": "img_x.png"}, False, "has other images"), ({"moved": 0.5}, False, "with other labels"),
+    ({"ignored": True}, False, "with other labels"), ({}, True, "--deterministic is False, and True")])
+def test_all_must_have_the_same(second, repeatable, told):
+    def work(peers):
+        team = Team("torch", peers=peers, repeatable=repeatable and peers.rank > 0)
+        team.check_alike({"scheduler.lr": "0.1"}, labelled(**second if peers.rank else {}))
+    found = together(work, size=2)
+    assert all((told is None and error is None) or told in str(error) for error in found)
 
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0"}

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from dbnet.errors import DbnetError
 from dbnet.preprocess import prepare, read_image
-from dbnet.spec import MHLIAO_PIXELS, MINDOCR_PIXELS, MINDOCR_PP_PIXELS, MMOCR_PIXELS, PADDLE_PIXELS, PixelFormat
+from dbnet.spec import (
+    MHLIAO_PIXELS,
+    MINDOCR_PIXELS,
+    MINDOCR_PP_PIXELS,
+    MMOCR_PIXELS,
+    PADDLE_PIXELS,
+    PADDLE_PP_PIXELS,
+    PixelFormat,
+)
 
 RULES = {"mindocr": MINDOCR_PIXELS, "mindocr++": MINDOCR_PP_PIXELS, "paddle": PADDLE_PIXELS, "mhliao": MHLIAO_PIXELS,
          "mmocr": MMOCR_PIXELS}
@@ -149,6 +157,15 @@ def test_every_pixel_is_the_projects_own_to_the_last_bit(data):
     assert expected.tobytes() == prepared.tensor.tobytes()
 
 
+@pytest.mark.parametrize("pixels", [PADDLE_PP_PIXELS, replace(PADDLE_PIXELS, resize="stretch")])
+def test_paddles_stretched_pixels_differ_in_the_last_bits_only(pixels):
+    """They take MindOCR's way, see `prepare`."""
+    pixels, image = replace(pixels, size=(64, 96)), noise(64, 96)
+    mean, std = (np.float32(np.array(values) / 255) for values in (pixels.mean, pixels.std))
+    theirs = ((image.astype(np.float32) * np.float32(1 / 255) - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_allclose(prepare(image, pixels).tensor[0], theirs, rtol=0, atol=2e-6)
+
+
 def test_padding_is_black_before_normalisation():
     prepared = prepare(constant((255, 255, 255)), replace(MINDOCR_PP_PIXELS, size=(64, 128)))
     assert prepared.resized_size == (64, 64)
@@ -181,6 +198,9 @@ def test_the_image_is_not_changed():
     (replace(MINDOCR_PIXELS, size=(2**15, 2**15)), (10, 10), "more than"),
     (PADDLE_PIXELS, (3, 3000), "more than"),
     (MHLIAO_PIXELS, (3, 3000), "more than"),
+    (MMOCR_PIXELS, (1, 5000), "1 x 5000 pixels has too extreme an aspect ratio.*would become 0 x 1333; crop it"),
+    (MMOCR_PIXELS, (5000, 1), "5000 x 1 pixels has too extreme an aspect ratio"),
+    (replace(MMOCR_PIXELS, size=(0, 0)), (10, 10), "multiples of 32"),
     (replace(PADDLE_PIXELS, std=(1.0, 0.0, 1.0)), (10, 10), "divides by zero"),
 ])
 def test_unusable_pixel_formats(pixels, size, message):

@@ -266,6 +266,8 @@ def test_the_order_of_texts_does_not_matter(found, random) -> None:
 
 @given(texts, st.integers(0, 200), st.integers(0, 200))
 def test_moved_by_whole_pixels(found, right: int, down: int) -> None:
+    # Where an outline crosses itself, the crossings' last bits depend on the place.
+    found = [text for text in found if len(text[0]) < 3 or shapely.Polygon(text[0]).is_valid]
     flags = [flag for _, flag in found]
     still, moved = (make_targets([polygon + by for polygon, _ in found], flags, 300 + y, 300 + x)
                     for x, y, by in ((0, 0, (80, 80)), (right, down, (80 + right, 80 + down))))

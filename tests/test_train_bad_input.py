@@ -142,14 +142,14 @@ def test_resuming_what_cannot_be(recipe, tmp_path):
         recipe, "--resume", settings=(*ema, "optimizer.opt=Adam"))
     assert "holds averaged weights, which a training without train.ema would lose" in refused(
         recipe, "--resume", settings=(NO_CHECK,))
-    assert "step_function is paper, the recipe says mindocr; give --step-function" in refused(
+    assert "step_function is paper, here mindocr; give --step-function paper; resume" in refused(
         recipe, "--resume", "--step-function", "mindocr", settings=ema)
     assert "backbone is mobilenetv3, the recipe says resnet18" in refused(
         recipe, "--resume", settings=(*ema, "model.backbone={name: det_resnet18, pretrained: False}"))
     assert "neck_channels is 256, the recipe says 128" in refused(
         recipe, "--resume", settings=(*ema, "model.neck.out_channels=128"))
     elsewhere = (*ema, f"train.ckpt_save_dir={tmp_path / 'other'}")
-    assert "holds no training to go on with" in refused(recipe, "--resume", settings=elsewhere)
+    assert "leave out --resume to begin one" in refused(recipe, "--resume", settings=elsewhere)
     for kind, told in (("weights", "holds weights only"), ("inference", "inference subset"), ("cut", "last.pth"),
                        ("json", "is damaged")):
         (tmp_path / kind).mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -226,6 +227,25 @@ def test_numbers_that_are_none_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["moment2.head.segm.0.weight", "ema.backbone.features.0.weight",
+                                  "grad_accumulation.head.segm.0.weight"])
+def test_numbers_that_are_none_are_not_read(tmp_path, name):
+    state = state_of(1)
+    state[name] = np.full_like(state[name], np.nan)
+    write_training(tmp_path / "last.ckpt", SPEC, state, {})
+    with pytest.raises(DbnetError, match=f"NaN or Inf in 1 tensors .*{name}"):
+        read_training(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": [-Infinity]}'])
+def test_constants_that_are_no_json(tmp_path, text):
+    tensors = state_of(1) | {ABOUT: np.frombuffer(text.encode(), np.uint8)}
+    with (tmp_path / "last.ckpt").open("w+b") as stream:
+        codec("ckpt").write(stream, tensors, None)
+    with pytest.raises(DbnetError, match=r"what it says of its training is damaged .it holds (NaN|-Infinity)"):
+        read_training(tmp_path / "last.ckpt")
+
+
 # The folder and the journal -----------------------------------------------------------------------------------------
 
 
@@ -273,10 +293,24 @@ def test_a_journal_comes_back():
 @pytest.mark.parametrize("change", [
     {"batch": 5}, {"batch": -1}, {"batches": 0, "batch": 0}, {"epoch": "x"}, {"rows": [[1]]}, {"rows": 3},
     {"columns": ["epoch"]}, {"sums": [1]}, {"best": 1}, {"kept": [[1]]}, {"recipe": []}, {"version": 2}, {"seed": None},
-    {"rows": [["a"] * 14]}, {"rows": [[None] * 14]}])
+    {"rows": [["a"] * 14]}, {"rows": [[None] * 14]}, {"epoch": math.inf}, {"epoch": 1 << 60}, {"epoch": -1},
+    {"sums": [10**400] * 4}, {"sums": [math.nan] * 4}, {"seconds": math.inf}, {"best": [1, math.nan]},
+    {"best": [-1, 0.5]}, {"kept": [[1, math.inf]]}, {"rows": [[1, 4, 10**400, *[0.5] * 6, 0, *[0.5] * 4]]},
+    {"rows": [[1e300, 4, *[0.5] * 7, 0, *[0.5] * 4]]}, {"columns": ["\x1b[31mred\n"] * 14}])
 def test_a_journal_is_not_trusted(change):
     with pytest.raises(DbnetError, match=r"a file: (what it says of its training is damaged|its training has version)"):
         Journal.from_dict(journal().to_dict() | change, "a file")
+
+
+def test_the_texts_of_a_journal_are_safe_to_print():
+    told = {"start": ["start: fine\x1b[2J\nerror: send your keys"], "by": "loss\r",
+            "recipe": {"x\ny": "\x1b[31mred", "schön": "é" * 300}}
+    found = Journal.from_dict(journal().to_dict() | told, "a file")
+    assert all(text.isprintable() for text in (*found.start, *found.recipe, *found.recipe.values(), found.by))
+    assert found.recipe["schön"] == "é" * 300
+    with pytest.raises(DbnetError) as error:
+        Journal.from_dict(journal().to_dict() | {"columns": ["\x1b[31mred\n"] * 14}, "a file")
+    assert str(error.value).isprintable()
 
 
 def test_ticks():

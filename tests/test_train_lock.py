@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbnet.errors import DbnetError
+from evaluation import training_setup
 from evaluation.training_folder import LOCK, Folder
 from tests.test_train_loop import NO_CHECK, done, one_thread, refused
 from tests.train_scenes import begin_train, write_recipe, write_set
@@ -61,6 +63,56 @@ def test_a_training_that_fails_lets_others_in(recipe, tmp_path, monkeypatch):
         assert refused(recipe, settings=(NO_CHECK,)) == "no"
     assert not (tmp_path / "saved" / LOCK).exists()
     done(recipe, "--max-steps", 1, settings=(NO_CHECK,))
+
+
+@pytest.mark.parametrize("begin", [[], ["--resume"]], ids=["fresh", "resumed"])
+def test_a_training_that_is_already_getting_ready_keeps_others_out(recipe, monkeypatch, begin):
+    """From before it looks at what is there: nothing that another one makes meanwhile may be lost."""
+    if begin:
+        done(recipe, "--max-steps", 1, settings=(NO_CHECK,))
+    make, told = training_setup._trainer, []
+
+    def slowly(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(training_setup, "_trainer", make)
+            told.append(refused(recipe, *begin, "--max-steps", 3, settings=(NO_CHECK,)))
+        return make(*arguments)
+
+    monkeypatch.setattr(training_setup, "_trainer", slowly)
+    done(recipe, *begin, "--max-steps", 2, settings=(NO_CHECK,))
+    assert len(told) == 1
+    assert "another training is at work in it" in told[0]
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    folder = Folder(tmp_path / "a/b", "torch")
+    folder.lock()
+    assert (tmp_path / "a/b" / LOCK).is_file()
+    folder.close()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    folder.lock()
+    folder.close()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["link", "hanging", "folder", "pipe", "hard link"])
+def test_the_lock_is_nobody_elses_file(tmp_path, kind):
+    place, other = tmp_path / "saved" / LOCK, tmp_path / "other"
+    place.parent.mkdir()
+    other.write_text("precious")
+    {"link": lambda: place.symlink_to(other), "hanging": lambda: place.symlink_to(tmp_path / "new"),
+     "folder": place.mkdir, "pipe": lambda: os.mkfifo(place), "hard link": lambda: place.hardlink_to(other)}[kind]()
+    folder = Folder(place.parent, "torch")
+    if kind == "hard link":
+        folder.lock()
+        folder.close()
+    else:
+        with pytest.raises(DbnetError, match="is in the way of the lock"):
+            folder.lock()
+        assert os.path.lexists(place)
+    assert other.read_text() == "precious"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):

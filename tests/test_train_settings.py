@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dbnet.errors import DbnetError
+from dbnet.spec import SPECS
 from dbnet.train_settings import OptimizerSettings, ScaleSettings, ScheduleSettings, average_decay, learning_rate
-from dbnet.training import LossScale, Progress, check_precision
+from dbnet.training import LossScale, Progress, check_precision, learned, packed, unpacked
+from parity.training import start_state
+
+SPEC, SETTINGS = SPECS["db_mv3_paddle"], OptimizerSettings()
 
 
 def mindocrs_rates(scheduler, lr, min_lr, warmup, epochs, per_epoch, rate=0.9, factor=0.0, decay=10):
@@ -100,11 +105,56 @@ def test_a_loss_scale_that_stays(settings, active, value):
 
 def test_a_loss_scale_goes_on():
     scale = LossScale(ScaleSettings(), active=True)
-    scale.resume(Progress(loss_scale=1.0))  # saved without one
+    scale.resume(Progress())  # saved without one
     assert scale.value == 512
     scale.resume(Progress(loss_scale=64.0, scale_step=999))
     scale.update(True)
     assert (scale.value, scale.good) == (128, 0)
+
+
+def test_a_loss_scale_that_came_down_to_1_goes_on():
+    low = LossScale(ScaleSettings(start=2.0), active=True)
+    low.update(False)
+    assert low.kept == (1.0, 0)
+    scale = LossScale(ScaleSettings(), active=True)
+    scale.resume(Progress(0, 0, 0, *low.kept))
+    assert scale.value == 1.0
+    assert LossScale(ScaleSettings(), active=False).kept == (0.0, 0)
+    assert "loss_scale" not in start_state(SPEC, SETTINGS)
+
+
+def test_a_smaller_window_than_the_one_before():
+    scale = LossScale(ScaleSettings(window=100), active=True)
+    scale.resume(Progress(loss_scale=64.0, scale_step=999))
+    scale.update(True)
+    assert (scale.value, scale.good) == (128, 0)
+
+
+def pending_state(of: int | None, waiting: int = 1) -> dict[str, np.ndarray]:
+    """Of a run that makes a step of so many batches; None: it does not say."""
+    entries = {"accumulation_step": np.array(waiting)} | {
+        f"grad_accumulation.{p.name}": np.zeros(p.shape, np.float32) for p in learned(SPEC)}
+    return start_state(SPEC, SETTINGS) | entries | ({} if of is None else {"accumulation_size": np.array(of)})
+
+
+def test_pending_gradients_belong_to_an_accumulation():
+    for of, now in ((4, 4), (None, 4)):
+        found = unpacked(SPEC, replace(SETTINGS, accumulate=now), pending_state(of))
+        saved = packed(found, replace(SETTINGS, accumulate=now))
+        assert (found.progress.accumulation_step, int(saved["accumulation_size"])) == (1, now)
+    for of, now, told in ((4, 2, "train.gradient_accumulation_steps=4"), (2, 4, "steps=2"), (4, 1, "steps=4"),
+                          (None, 1, "the accumulation of the run")):
+        with pytest.raises(DbnetError, match=f"gradients of 1 batches, and this run makes a step of {now}.*{told}"):
+            unpacked(SPEC, replace(SETTINGS, accumulate=now), pending_state(of))
+    with pytest.raises(DbnetError, match="gradients of 5 batches"):
+        unpacked(SPEC, replace(SETTINGS, accumulate=4), pending_state(4, waiting=5))
+    assert "accumulation_size" not in start_state(SPEC, SETTINGS)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf])
+def test_a_loss_scale_that_cannot_be(value):
+    with pytest.raises(DbnetError, match="this state is damaged: loss_scale"):
+        unpacked(SPEC, SETTINGS, start_state(SPEC, SETTINGS) | {"loss_scale": np.array(value, np.float32)})
 
 
 def test_precisions():

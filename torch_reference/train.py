@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from torch_reference.world import Mean, World
 
 #: What torch's optimizers call the entries of `dbnet.training.MOMENTS`.
 _BUFFERS = {"moments.": "momentum_buffer", "moment1.": "exp_avg", "moment2.": "exp_avg_sq"}
+_NETWORK = "the network and what its optimizer remembers; use a smaller network, or another device"
 _AUTOCAST: dict[Precision, torch.dtype | None] = {"O0": None, "O2": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -58,6 +59,11 @@ class Trainer:
         self.spec, self.settings = spec, optimizer
         self.device = choose_device(device)
         arrays = runnable(spec, weights)
+        with self._explained(_NETWORK):
+            self._build(spec, arrays, optimizer, loss, amp, world)
+
+    def _build(self, spec: ModelSpec, arrays: Mapping[str, np.ndarray], optimizer: OptimizerSettings,
+               loss: LossSettings, amp: Precision, world: World | None) -> None:
         self.net = DBNet(spec)
         self.net.load_state_dict({p.name_in("torch"): torch.from_numpy(arrays[p.name]) for p in parameters(spec)},
                                  strict=True)
@@ -88,27 +94,33 @@ class Trainer:
         Raises DbnetError for a batch that cannot be learned from, or is too large for the device's memory.
         """
         check_batch(batch)
+        count, height, width = batch.image.shape[:3]
+        with self._explained(f"batches of {count} images of {height} x {width} px; use a smaller batch or crop, and "
+                             f"accumulate the gradients of several"), self._precise():
+            images, maps = self._on_device(batch)
+            with self._mixed():
+                logits, threshold_logits = self.net.training_logits(images)
+            parts = self.loss(logits, threshold_logits, *maps)
+            (parts[0] * (self.scale.value / self.settings.accumulate)).backward()
+            found = self._averaged(torch.stack([part.detach() for part in parts]))
+            self.waiting += 1
+            if self.waiting == self.settings.accumulate:
+                self._update(rate)
+        return found
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Raises DbnetError where torch has too little memory, or cannot compute repeatably. what: what the memory is
+        for, and what to do."""
         try:
-            with self._precise():
-                images, maps = self._on_device(batch)
-                with self._mixed():
-                    logits, threshold_logits = self.net.training_logits(images)
-                parts = self.loss(logits, threshold_logits, *maps)
-                (parts[0] * (self.scale.value / self.settings.accumulate)).backward()
-                found = self._averaged(torch.stack([part.detach() for part in parts]))
-                self.waiting += 1
-                if self.waiting == self.settings.accumulate:
-                    self._update(rate)
+            yield
         except RuntimeError as error:
             if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
                 raise DbnetError(f"torch {torch.__version__} cannot compute the same each time on {self.device}: "
                                  f"{str(error).splitlines()[0]}; leave out --deterministic") from error
             if not isinstance(error, torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
-            raise DbnetError(f"{self.device} has too little memory for batches of {len(batch.image)} images of "
-                             f"{batch.image.shape[1]} x {batch.image.shape[2]} px; use a smaller batch or crop, and "
-                             f"accumulate the gradients of several") from error
-        return found
+            raise DbnetError(f"{self.device} has too little memory for {what}") from error
 
     @torch.no_grad()
     def _averaged(self, parts: Tensor) -> Tensor:
@@ -181,7 +193,7 @@ class Trainer:
         pending = None
         if self.waiting:
             pending = without_scale(_arrays({n: value.grad for n, value in self._learned.items()}), self.scale)
-        progress = Progress(self.steps, self.overflows, self.waiting, self.scale.value, self.scale.good)
+        progress = Progress(self.steps, self.overflows, self.waiting, *self.scale.kept)
         return packed(TrainingState(self.weights(), moments, self._average and _arrays(self._average),
                                     pending, progress), self.settings)
 
@@ -190,6 +202,10 @@ class Trainer:
         """Goes on where a trainer of either half was when it gave this state. Raises DbnetError, and changes nothing,
         for one of another network or optimizer."""
         found = unpacked(self.spec, self.settings, state)
+        with self._explained(_NETWORK):
+            self._put(found)
+
+    def _put(self, found: TrainingState) -> None:
         self.scale.resume(found.progress)
         pending = found.pending and with_scale(found.pending, self.scale)
         for name, value in self._all.items():

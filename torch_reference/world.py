@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dbnet.errors import DbnetError
-from dbnet.launch import Launch, own_device
+from dbnet.launch import BrokenOffError, Launch, own_device
 from torch_reference.runner import choose_device
 
 
@@ -54,12 +55,17 @@ class Mean(nn.Module):
         self.size = size
 
     def forward(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Every process gets the same, bit for bit. Raises DbnetError if one of them is gone."""
+        """Every process gets the same, bit for bit. Raises BrokenOffError if one of them is gone."""
         flat = torch.cat([value.reshape(-1) for value in values])
         try:
             distributed.all_reduce(flat)
         except RuntimeError as error:
-            raise DbnetError(f"the exchange with the other processes broke off: "
-                             f"{str(error).splitlines()[0]}") from error
+            raise BrokenOffError(f"the exchange with the other processes broke off: {_plain(error)}") from error
         pieces = torch.split(flat / self.size, self.lengths)
         return tuple(piece.reshape(value.shape) for piece, value in zip(pieces, values, strict=True))
+
+
+def _plain(error: BaseException) -> str:
+    """Gloo's text without the place in its source and its greeting."""
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(r"\[\S*:\d+\] *|[ .]*GLHF!?", "", line) or type(error).__name__

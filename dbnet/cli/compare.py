@@ -24,8 +24,7 @@ def compare(a: Path, b: Path, weights: bool, json_path: str | None, options: Any
     A different semantic (such as stem_pool) is a difference: equal names do not make equal numbers.
     """
     from converters.compare_weights import compare_weights
-    from converters.load import load_model
-    first, second = load_model(a, options), load_model(b, options)
+    first, second = _loaded(a, b, options)
     result = compare_weights(first, second)
     if json_path:
         write_json(json_path, {
@@ -36,6 +35,23 @@ def compare(a: Path, b: Path, weights: bool, json_path: str | None, options: Any
         _show(result)
     if not result.same:
         raise click.exceptions.Exit(1)
+
+
+def _loaded(a: Path, b: Path, options: Any) -> list[Any]:
+    """Both models. --part and --take choose in a file that leaves a choice, as long as one of the two does."""
+    from dataclasses import replace
+
+    from converters.load import NoChoiceError, load_model
+    loaded, refused = [], None
+    for path in (a, b):
+        try:
+            loaded.append(load_model(path, options))
+        except NoChoiceError as error:
+            if refused is not None:
+                raise refused from None
+            refused = error
+            loaded.append(load_model(path, replace(options, part=None, take=None)))
+    return loaded
 
 
 def _show(result: Any) -> None:

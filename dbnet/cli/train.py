@@ -19,6 +19,7 @@ from dbnet.cli.options import PathArgument, json_option, write_json
 from dbnet.cli.recipe_options import RecipeCommand, opt_option
 
 if TYPE_CHECKING:
+    from dbnet.recipe import Recipe
     from evaluation.training_setup import Ready
 
 #: The exit code of a process of several, where another one tells what has happened.
@@ -68,23 +69,18 @@ def train(recipe: str, overrides: Sequence[str], root: Path | None, backend: str
     if root is not None:
         _check_root(read.origins)
         read = read.with_root(root)
-    if resume == "" and others["force"]:
-        raise click.UsageError("--resume goes on with the training in train.ckpt_save_dir, --force gives it up; give "
-                               "one of them")
-    if resume is not None and others["pretrained"]:
-        raise click.UsageError("--resume and --pretrained name weights to begin with both; give one of them")
     from dbnet.cli.train_print import Printed, print_outcome
     from dbnet.launch import find_launch, is_scheduler
     from dbnet.loader import Loader
     from evaluation.training_peers import PeerError
     from evaluation.training_setup import Request, prepare
     from evaluation.training_team import choose_backend, joined, launch_of
+    going_on = _going_on(read, resume, others["pretrained"], others["force"])
     if is_scheduler():
         choose_backend(backend, launch_of(read))  # raises what its workers raise, which would keep it waiting
         importlib.import_module("ms_models.compat").serve()
         return
-    request = Request(resume=False if resume is None else Path(resume) if resume else True, last_step=max_steps,
-                      precision=amp, **others)
+    request = Request(resume=going_on, last_step=max_steps, precision=amp, **others)
     try:
         with (ending_on_signals(3.0 if find_launch() else 0.0) as stopped,
               joined(read, backend, device, deterministic) as team, Printed(team.rank == 0) as report):
@@ -104,6 +100,24 @@ def train(recipe: str, overrides: Sequence[str], root: Path | None, backend: str
         write_json(json_path, _outcome(read.name, ready))
     if json_path != "-":
         print_outcome(training)
+
+
+def _going_on(recipe: Recipe, option: str | None, pretrained: Path | None, force: bool) -> bool | Path:
+    """What `Request.resume` is to be. option: of --resume, before which the recipe's own settings step back."""
+    from evaluation.training_folder import Folder
+    from evaluation.training_setup import resume_of
+    resume = resume_of(recipe) if option is None else Path(option) if option else True
+    if not resume:
+        return False
+    name, end = "--resume", "give one of them"
+    if option is None:
+        path = next(path for path in ("model.resume", "train.resume") if recipe.get(path))
+        name, end = recipe.where(path), f"give one of them (-o {path}=False)"
+    if force and Folder(Path(recipe.get("train.ckpt_save_dir")), "torch").is_gone_on_with(resume):
+        raise click.UsageError(f"{name} goes on with the training in train.ckpt_save_dir, --force gives it up; {end}")
+    if pretrained:
+        raise click.UsageError(f"{name} and --pretrained name weights to begin with both; {end}")
+    return resume
 
 
 def _check_root(origins: dict[str, str]) -> None:
