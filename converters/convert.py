@@ -85,9 +85,6 @@ def save_model(model: LoadedModel, target: Path, to: str | None = None, force: b
         remarks.append(f"exact in ms_models, not in MindOCR: {', '.join(lost)}")
         if record.spec.name in MINDOCR_ENHANCE.specs and not MINDOCR_ENHANCE.cannot_express(record.spec):
             remarks.append("MindOCR's det_mobilenet_v3_enhance computes it: --to mindocr_enhance")
-    if dialect.name == "mhliao":
-        remarks.append("without backbone.fc and backbone.smooth, which MhLiao/DB's class has and does not use: load it "
-                       "with strict=False, as MhLiao/DB and EasyOCR do")
     fed = default_record(dialect.name, record.spec).spec.pixels.colour
     if dialect is MINDOCR_ENHANCE and record.spec.pixels.colour != fed:
         remarks.append(f"these weights want {record.spec.pixels.colour} pixels, MindOCR's recipes feed {fed}")

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from converters.pickle_writing import global_, number, text, tuple_
 from converters.weights import bytes_of
 from dbnet.errors import DbnetError
 from dbnet.record import RECORD_KEY
@@ -32,46 +33,28 @@ def write(stream: BinaryIO, tensors: Mapping[str, np.ndarray], record: str | Non
             raise DbnetError(f"a tensor cannot be named {name!r} in a .pdparams; rename it")
     stream.write(pickle.PROTO + b"\x04" + pickle.EMPTY_DICT)
     for name, array in tensors.items():
-        stream.write(_text(name) + _reconstructed() + pickle.MARK + _number(1) + _tuple(*map(_number, array.shape)))
+        stream.write(text(name) + _reconstructed() + pickle.MARK + number(1) + tuple_(*map(number, array.shape)))
         stream.write(_dtype(_CODES[array.dtype.name]) + pickle.NEWFALSE)
         data = bytes_of(array)
         stream.write(pickle.BINBYTES8 + struct.pack("<Q", len(data)))
         stream.write(data)
         stream.write(pickle.TUPLE + pickle.BUILD + pickle.SETITEM)
     if record is not None:
-        stream.write(_text(RECORD_KEY) + _text(record) + pickle.SETITEM)
-    stream.write(_text(NAME_TABLE) + pickle.EMPTY_DICT + pickle.MARK)
+        stream.write(text(RECORD_KEY) + text(record) + pickle.SETITEM)
+    stream.write(text(NAME_TABLE) + pickle.EMPTY_DICT + pickle.MARK)
     for name in tensors:
-        stream.write(_text(name) * 2)
+        stream.write(text(name) * 2)
     stream.write(pickle.SETITEMS + pickle.SETITEM + pickle.STOP)
 
 
 def _reconstructed() -> bytes:
     """numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b"b"): an array that awaits its state."""
-    return (_global("numpy.core.multiarray", "_reconstruct") + _global("numpy", "ndarray") + _tuple(_number(0))
+    return (global_("numpy.core.multiarray", "_reconstruct") + global_("numpy", "ndarray") + tuple_(number(0))
             + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE)
 
 
 def _dtype(code: str) -> bytes:
     """numpy.dtype(code, False, True), little-endian."""
-    state = (_number(3), _text("<"), pickle.NONE * 3, pickle.BININT + struct.pack("<i", -1),
-             pickle.BININT + struct.pack("<i", -1), _number(0))
-    return (_global("numpy", "dtype") + _text(code) + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE3 + pickle.REDUCE
+    state = number(3), text("<"), pickle.NONE * 3, number(-1), number(-1), number(0)
+    return (global_("numpy", "dtype") + text(code) + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE3 + pickle.REDUCE
             + pickle.MARK + b"".join(state) + pickle.TUPLE + pickle.BUILD)
-
-
-def _global(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
-
-
-def _tuple(*items: bytes) -> bytes:
-    return pickle.MARK + b"".join(items) + pickle.TUPLE
-
-
-def _text(value: str) -> bytes:
-    data = value.encode()
-    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
-
-
-def _number(value: int) -> bytes:
-    return pickle.BININT + struct.pack("<i", value)

@@ -8,7 +8,6 @@ Source: torch/serialization.py (`_save`, `_load`), caffe2/serialize/inline_conta
 from __future__ import annotations
 
 import pickle
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ import numpy as np
 
 from converters import pth_legacy
 from converters.mapped_file import MappedFile
+from converters.pickle_writing import global_, number, text, tuple_
 from converters.pickled_objects import ArrayData, RefusedError, printable
 from converters.pth_contents import unpack
 from converters.pth_tensors import ALLOWED, STORAGES, Storage, Tensor, array, storage
@@ -208,14 +208,14 @@ def _pickled(tensors: Mapping[str, np.ndarray], record: str | None) -> bytes:
     """The state dict as a pickle of protocol 2, written by hand: `pickle` would have to import torch."""
     parts = [pickle.PROTO, b"\x02", _ORDERED_DICT, pickle.MARK]
     for key, (name, values) in enumerate(tensors.items()):
-        parts += [_text(name), _tensor(str(key), values)]
+        parts += [text(name), _tensor(str(key), values)]
     parts.append(pickle.SETITEMS)
     if record is not None:
         # load_state_dict hands _metadata[path] to the module at that path and asks it for .get("version"): a dict with
         # a version serves a model that has a module named "dbnet", where a text would raise.
-        entry = [pickle.EMPTY_DICT, pickle.MARK, _text("version"), _number(1), _text("record"), _text(record),
+        entry = [pickle.EMPTY_DICT, pickle.MARK, text("version"), number(1), text("record"), text(record),
                  pickle.SETITEMS]
-        parts += [pickle.EMPTY_DICT, _text("_metadata"), _ORDERED_DICT, _text(RECORD_KEY), *entry, pickle.SETITEM,
+        parts += [pickle.EMPTY_DICT, text("_metadata"), _ORDERED_DICT, text(RECORD_KEY), *entry, pickle.SETITEM,
                   pickle.SETITEM, pickle.BUILD]
     return b"".join((*parts, pickle.STOP))
 
@@ -225,31 +225,11 @@ def _tensor(key: str, values: np.ndarray) -> bytes:
     strides = [1] * values.ndim
     for axis in range(values.ndim - 1, 0, -1):
         strides[axis - 1] = strides[axis] * max(values.shape[axis], 1)
-    reference = _tuple(_text("storage"), _global("torch", _NAMES[values.dtype.name]), _text(key), _text("cpu"),
-                       _number(values.size))
-    arguments = _tuple(reference + pickle.BINPERSID, _number(0), _tuple(*map(_number, values.shape)),
-                       _tuple(*map(_number, strides)), pickle.NEWFALSE, _ORDERED_DICT)
-    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + pickle.REDUCE
+    reference = tuple_(text("storage"), global_("torch", _NAMES[values.dtype.name]), text(key), text("cpu"),
+                       number(values.size))
+    arguments = tuple_(reference + pickle.BINPERSID, number(0), tuple_(*map(number, values.shape)),
+                       tuple_(*map(number, strides)), pickle.NEWFALSE, _ORDERED_DICT)
+    return global_("torch._utils", "_rebuild_tensor_v2") + arguments + pickle.REDUCE
 
 
-def _global(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
-
-
-def _tuple(*items: bytes) -> bytes:
-    return pickle.MARK + b"".join(items) + pickle.TUPLE
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
-
-
-def _number(number: int) -> bytes:
-    if number < 1 << 31:
-        return pickle.BININT + struct.pack("<i", number)
-    data = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
-    return pickle.LONG1 + bytes([len(data)]) + data
-
-
-_ORDERED_DICT = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+_ORDERED_DICT = global_("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE

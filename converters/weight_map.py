@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from converters.tensor_file import Weights
-from dbnet.parameters import Framework, Parameter, Role, parameters
+from dbnet.parameters import BACKBONE_CHANNELS, Framework, Parameter, Role, parameters
 from dbnet.spec import TRAINING_FIELDS, BoxRule, ModelSpec, PixelFormat, with_semantics
 
 
@@ -58,6 +58,8 @@ class Dialect:
     prefixes: what this project puts before every name; the first is the one that is written. What others put before
     that is known to `converters.prefixes`.
     dropped: patterns (regular expressions over the name without prefix) of tensors that are known and not used.
+    unused: such tensors that the project's class cannot load without: name without prefix -> shape, None for the
+    channels of c5. They are written as zeros.
     semantics, pixels, boxes: what a bare file of this project computes, where that differs from the spec's default.
     fixed: semantic fields that the project's own code cannot change, with the only value it knows, or a tuple of them.
     variants: what differs from all that for one spec, by its name.
@@ -74,6 +76,7 @@ class Dialect:
     rules: tuple[Rule, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     dropped: tuple[str, ...] = ()
+    unused: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     semantics: Mapping[str, Any] = field(default_factory=dict)
     pixels: PixelFormat | None = None
     boxes: BoxRule | None = None
@@ -146,7 +149,7 @@ class WeightMap:
                     break
             self.entries.append(Entry(parameter, f"{path}.{parameter.role.leaf(dialect.framework)}", transform))
         self.by_foreign = {entry.foreign: entry for entry in self.entries}
-        self._dropped = [re.compile(pattern) for pattern in dialect.dropped]
+        self._dropped = [re.compile(pattern) for pattern in (*dialect.dropped, *map(re.escape, dialect.unused))]
         self._counters = {_counter(entry) for entry in self.entries if entry.parameter.role is Role.NORM_MEAN} \
             if dialect.framework == "torch" else set()
 
@@ -160,12 +163,18 @@ class WeightMap:
                 for entry in self.entries if entry.foreign in tensors}
 
     def inverse(self, weights: Mapping[str, np.ndarray]) -> Weights:
-        """Canonical -> foreign names with the dialect's first prefix; torch dialects get their zero counters."""
+        """Canonical -> foreign names with the dialect's first prefix, and zeros for what has no home here: torch's
+        counters, and what the dialect's own code holds unused."""
         prefix, out = self.dialect.prefixes[0], {}
         for entry in self.entries:
             if entry.parameter.name in weights:
                 out[prefix + entry.foreign] = entry.to_foreign(weights[entry.parameter.name])
-        return self._with_counters(out)
+        out = self._with_counters(out)
+        kind = next(iter(weights.values())).dtype if weights else np.float32
+        channels = BACKBONE_CHANNELS[self.spec.backbone][-1]
+        for name, shape in self.dialect.unused.items():
+            out[prefix + name] = np.zeros([channels if side is None else side for side in shape], kind)
+        return out
 
     def _with_counters(self, tensors: Weights) -> Weights:
         """torch orders a batch norm as weight, bias, running_mean, running_var, num_batches_tracked."""

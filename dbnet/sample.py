@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -25,6 +28,24 @@ class Sample:
     def name(self) -> str:
         """The image's file name: what reports and results call it."""
         return self.image.name
+
+
+class Samples(Sequence[Sample]):
+    """Samples that are made when they are asked for."""
+
+    @abstractmethod
+    def at(self, index: int) -> Sample:
+        """The sample of that place, from 0 and below the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        places = range(len(self))[index]
+        return self.at(places) if isinstance(places, int) else [self.at(place) for place in places]
 
 
 @dataclass(eq=False, slots=True)  # a frozen one takes three times as long to make, 1,000 on a page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -12,10 +11,10 @@ from dbnet.datasets import synthtext
 from dbnet.datasets.prepared import load_prepared
 from dbnet.errors import DbnetError
 from dbnet.recipe import Data, Recipe
-from dbnet.sample import Sample
+from dbnet.sample import Sample, Samples
 
 
-class Joined(Sequence[Sample]):
+class Joined(Samples):
     """Chosen samples of several sets, one set after the other, taken from them when they are asked for.
 
     chosen: for each set the places in it, in order.
@@ -28,19 +27,10 @@ class Joined(Sequence[Sample]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        part = int(np.searchsorted(self._ends, i, side="right"))
+    def at(self, index: int) -> Sample:
+        part = int(np.searchsorted(self._ends, index, side="right"))
         places = self._chosen[part]
-        return self._sets[part][int(places[i - (self._ends[part] - len(places))])]
+        return self._sets[part][int(places[index - (self._ends[part] - len(places))])]
 
 
 def training_samples(recipe: Recipe, seed: int) -> Sequence[Sample]:

@@ -17,25 +17,15 @@ import pytest
 
 from converters.training_file import TrainingFile, read_training
 from tests.test_train_loop import NO_CHECK, assert_same, done, one_thread, refused
-from tests.train_scenes import ROOT, write_recipe, write_set
+from tests.train_scenes import ROOT, data, recipe
 
 pytest.importorskip("torch")
-__all__ = ["one_thread"]
+__all__ = ["data", "one_thread", "recipe"]
 
 #: A rate that does not change: with gradients of several batches the schedule counts batches, as MindOCR's does.
 STEADY = ("scheduler.scheduler=step_decay", "scheduler.decay_epochs=100", "scheduler.warmup_epochs=0",
           "scheduler.num_epochs=2", "system.log_interval=1")
 TOGETHER = "system.distribute=True"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
 
 
 def free_port() -> int:

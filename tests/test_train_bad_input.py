@@ -20,20 +20,10 @@ from dbnet.training import Progress, TrainingState, learned, packed
 from tests.test_cli import dbnet
 from tests.test_train_files import damaged, no_room_beyond
 from tests.test_train_loop import NO_CHECK, done, last, one_thread, refused
-from tests.train_scenes import train_here, write_recipe, write_set
+from tests.train_scenes import data, recipe, train_here, write_set
 
 pytest.importorskip("torch")
-__all__ = ["one_thread"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
+__all__ = ["data", "one_thread", "recipe"]
 
 
 def broken_set(folder: Path, kind: str) -> Path:

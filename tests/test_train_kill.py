@@ -10,26 +10,16 @@ from converters.load import load_model
 from converters.training_file import write_training
 from evaluation.training_folder import Folder
 from tests.test_train_loop import NO_CHECK, done, last, one_thread, refused
-from tests.train_scenes import train_here, write_recipe, write_set
+from tests.train_scenes import data, recipe, train_here
 
 pytest.importorskip("torch")
-__all__ = ["one_thread"]
+__all__ = ["data", "one_thread", "recipe"]
 #: One batch an epoch.
 SHORT = (NO_CHECK, "train.loader.batch_size=8", "train.ema=True")
 
 
 class KilledError(Exception):
     """Stands for kill -9: nobody handles it."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
 
 
 def killed(recipe: Path, monkeypatch: pytest.MonkeyPatch, where: str, *arguments: str) -> None:

@@ -14,20 +14,10 @@ from dbnet.errors import DbnetError
 from evaluation import training_setup
 from evaluation.training_folder import LOCK, Folder
 from tests.test_train_loop import NO_CHECK, done, one_thread, refused
-from tests.train_scenes import begin_train, write_recipe, write_set
+from tests.train_scenes import begin_train, data, recipe
 
 pytest.importorskip("torch")
-__all__ = ["one_thread"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
+__all__ = ["data", "one_thread", "recipe"]
 
 
 def test_two_trainings_at_once(recipe, tmp_path):

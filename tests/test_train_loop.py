@@ -23,8 +23,9 @@ from evaluation.training import Training
 from evaluation.training_data import training_samples
 from tests import synthtext_scenes
 from tests.test_cli import dbnet
-from tests.train_scenes import IMAGES, train_here, write_recipe, write_set
+from tests.train_scenes import IMAGES, data, recipe, train_here
 
+__all__ = ["data", "recipe"]
 torch = pytest.importorskip("torch")
 NO_CHECK = "system.val_while_train=False"
 
@@ -36,16 +37,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
 
 
 def done(recipe: Path | str, *arguments: str | Path, settings: tuple[str, ...] = ()) -> str:

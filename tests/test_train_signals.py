@@ -12,20 +12,10 @@ import pytest
 from converters.training_file import read_training
 from dbnet.cli.train_print import duration
 from tests.test_train_loop import NO_CHECK, assert_same, done, last, one_thread
-from tests.train_scenes import begin_train, train_here, write_recipe, write_set
+from tests.train_scenes import begin_train, data, recipe, train_here
 
 pytest.importorskip("torch")
-__all__ = ["one_thread"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
+__all__ = ["data", "one_thread", "recipe"]
 
 
 def signalled(recipe: Path, number: signal.Signals, group: bool, workers: int) -> str:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from dbnet.recipe import read_recipe
 from dbnet.recipe_train import training_plan
 from evaluation.training_setup import sinking
 from tests.test_train_loop import NO_CHECK, done, one_thread
-from tests.train_scenes import write_recipe, write_set
+from tests.train_scenes import data, recipe
 
-__all__ = ["one_thread"]
+__all__ = ["data", "one_thread", "recipe"]
 SINK = "train.dataset_sink_mode=True"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(tmp_path, data) -> Path:
-    return write_recipe(tmp_path, data)
 
 
 @pytest.mark.parametrize(("settings", "backend", "device", "sinks", "told"), [

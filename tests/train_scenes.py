@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 
 from dbnet.cli.train import train
@@ -91,3 +92,13 @@ def begin_train(recipe: Path, *arguments: str | Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "dbnet", "train", "-c", str(recipe), "--backend", "torch", "--device", "cpu",
          *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
         cwd=ROOT, env=environment, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, data: Path) -> Path:
+    return write_recipe(tmp_path, data)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from dbnet.datasets.synthtext_labels import Labels, open_labels
 from dbnet.datasets.synthtext_summary import Summary
 from dbnet.datasets.synthtext_write import Output, check_target, nowhere, replacing
 from dbnet.errors import DbnetError
-from dbnet.sample import Sample
+from dbnet.sample import Sample, Samples
 
 #: Threads unless told otherwise, at least and at most: while one waits for the disk, others compute.
 LEAST_WORKERS, MOST_WORKERS = 4, 32
@@ -75,7 +75,7 @@ def load(labels: Path, images: Path) -> SynthText:
     return SynthText(labels, images)
 
 
-class SynthText(Sequence[Sample]):
+class SynthText(Samples):
     """Samples that are made when they are asked for: the labels stay as they lie in the file.
 
     An uncompressed gt.mat is not even read but mapped; of a compressed one the three variables unfold into memory (all
@@ -92,18 +92,9 @@ class SynthText(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._opened)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        (name,), (words,) = self._opened.names(i, i + 1), self._opened.words(i, i + 1)
-        quads = list(self._opened.quads_of(i))[:len(words)]
+    def at(self, index: int) -> Sample:
+        (name,), (words,) = self._opened.names(index, index + 1), self._opened.words(index, index + 1)
+        quads = list(self._opened.quads_of(index))[:len(words)]
         return Sample(self.images / name, quads, np.zeros(len(quads), bool), words[:len(quads)])
 
     def __iter__(self) -> Iterator[Sample]:
