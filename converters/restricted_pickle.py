@@ -105,10 +105,11 @@ class _Unpickler(_Base):
             raise TypeError("it calls what is no function")
         if function.make is None:
             return Opaque(function.name)
-        self.budget -= sum(len(a) for a in arguments if isinstance(a, (str, bytes, list, tuple, dict))
-                           and len(a) > FREE_ARGUMENT)
-        if self.budget < 0:
-            raise ValueError("it copies the same data over and over")
+        if arguments:  # most calls of a hostile file have none, and are the dearer for adding up nothing
+            self.budget -= sum(len(a) for a in arguments if isinstance(a, (str, bytes, list, tuple, dict))
+                               and len(a) > FREE_ARGUMENT)
+            if self.budget < 0:
+                raise ValueError("it copies the same data over and over")
         return function.make(*arguments)
 
     def load_reduce(self) -> None:
