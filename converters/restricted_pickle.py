@@ -26,9 +26,9 @@ from converters.pickled_objects import (
 )
 from dbnet.errors import DbnetError
 
-#: Calls of read() in one pickle, one to three per instruction: about 1 s, or 100 MiB of empty containers. A training
-#: file of the largest spec with Adam's state needs below 100,000.
-MAX_READS = 1_000_000
+#: Calls of read() in one pickle, one to three per instruction: about 1 s on a slow machine, or 60 MiB of empty
+#: containers. A training file of the largest spec with Adam's state needs below 100,000.
+MAX_READS = 600_000
 MAX_MARKS = 1000
 MAX_LINE_BYTES = 1024
 #: Arguments up to this long are free; what is longer may be copied only as often as the file itself is long.
@@ -52,8 +52,8 @@ class _Source:
         if end > len(self.data):
             raise EOFError("it ends in the middle")
         if self.reads > MAX_READS:
-            raise RefusedError("its pickle has a million instructions, far more than weights need; save the state "
-                               "dict alone")
+            raise RefusedError("its pickle has hundreds of thousands of instructions, far more than weights need; "
+                               "save the state dict alone")
         piece = bytes(self.data[self.position:end])
         self.position = end
         return piece
