@@ -36,7 +36,8 @@ CASES: dict[str, ModelSpec] = {
 }
 
 #: Cases whose parts are in others, at the cost of a ResNet-50 each: `make test-full` runs them.
-LONG = ("dbnetpp_resnet50_deformable", "dbpp_resnet50_paddle")
+LONG = ("dbnetpp_resnet50_deformable", "dbpp_resnet50_paddle", "dbnet_resnet50_deformable",
+        "dbnetpp_resnet50+symmetric")
 
 
 def marked(cases: Iterable[str], long: Container[str] = LONG) -> list[Any]:

@@ -26,6 +26,7 @@ from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.parameters import parameters
 from dbnet.spec import SPECS, STAGES, ModelSpec
+from parity.cases import LONG, marked
 from tests.test_onnx_file import MV3, weights_of
 
 ort = pytest.importorskip("onnxruntime")
@@ -229,7 +230,7 @@ def test_every_opset_is_valid(form):
 
 @pytest.mark.parametrize("options", [{"form": "archive"}, {"form": "delivery"}, {"form": "archive", "stages": True},
                                      {"form": "delivery", "stages": True, "data_shape": (64, 96)}])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", marked(SPECS, LONG))
 def test_the_checker_infers_what_is_declared(name, options):
     model = onnx.load_from_string(model_bytes(SPECS[name], weights_of(SPECS[name]), **options))
     onnx.checker.check_model(model, full_check=True)
@@ -254,9 +255,11 @@ def test_opencv_agrees(name, options, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_onnx_runtime_is_silent(tmp_path):
+@pytest.mark.parametrize("names", [("dbnet_resnet18_deformable", "dbnet_mobilenetv3", "db_mv3_ppocrv3"),
+                                   pytest.param(tuple(SPECS), marks=pytest.mark.long)], ids=["some", "all"])
+def test_onnx_runtime_is_silent(names, tmp_path):
     paths = []
-    for name, form in [(name, form) for name in SPECS for form in ("archive", "delivery")]:
+    for name, form in [(name, form) for name in names for form in ("archive", "delivery")]:
         paths.append(tmp_path / f"{name}.{form}.onnx")
         paths[-1].write_bytes(model_bytes(SPECS[name], weights_of(SPECS[name]), form=form))
     code = ("import sys, numpy as np, onnxruntime as ort\n"

@@ -144,7 +144,7 @@ def test_memory_is_flat(tmp_path, at_once):
         evaluate(runner, samples[:count], pixels, PADDLE_BOXES, workers=2, progress=lambda *_: time.sleep(0.002))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + tensor
+    assert peaks[1] < peaks[0] + 2 * tensor  # 40 images more would be 40
     assert max(peaks) < 8 * tensor  # at most 2 * workers + 1 images, with their planes and maps
 
 
@@ -247,7 +247,7 @@ def test_the_same_boxes_as_one_image_after_the_other(name, concurrent, model, wo
     expected = [detect(plain, read_image(sample.image), pixels, plain.spec.boxes) for sample in words]
     assert sum(map(len, expected)) >= 10
     runner = open_runner(model, name, "cpu", ("probability",), concurrent=True) if concurrent else plain
-    for _ in range(2):
+    for _ in range(1 + concurrent):
         evaluation = evaluate(runner, words, pixels, runner.spec.boxes)
         assert list(map(bits, evaluation.detections.values())) == list(map(bits, expected))
     assert evaluation.settings["model"] == load_model(model).record.sha256

@@ -23,7 +23,8 @@ def recipe(tmp_path_factory) -> Path:
     return write_recipe(folder, write_set(folder / "data"))
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("mindspore", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
 def test_twice_is_the_same(recipe, backend):
     pytest.importorskip(backend)
     suffix = {"torch": ".pth", "mindspore": ".ckpt"}[backend]
