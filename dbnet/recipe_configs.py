@@ -18,17 +18,19 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PUBLISHED = CONFIGS / "published.yaml"
 #: The section of `PUBLISHED` for models that have no recipe.
 GENERAL = "general"
+#: The sections of `PUBLISHED` that are no rows of the seed's tables; `dbnet.published` reads them.
+START, DATA_SETS = "start", "data_sets"
 
 _PERCENT = number(0, 100)
 _ADDRESS = re.compile(r"https://\S+-[0-9a-f]{8}(-910v2)?\.(ckpt|mindir)")
-_URL = Kind("an address, https://.../name-digest.ckpt",
-            lambda value: text.read(value if _ADDRESS.fullmatch(str(value)) else None))
+URL = Kind("an address, https://.../name-digest.ckpt",
+           lambda value: text.read(value if _ADDRESS.fullmatch(str(value)) else None))
 _ROW: dict[str, Kind] = {
     "network": choice("DBNet", "DBNet++"), "backbone": choice("MobileNetV3", "ResNet-18", "ResNet-50"), "data": text,
     "chip": choice("910", "910*"), "cards": integer(1), "batch_size": integer(1),
     "pretrained": choice("ImageNet", "SynthText"), "ms_per_step": number(above=0), "img_per_s": number(above=0),
     "recall": _PERCENT, "precision": _PERCENT, "fscore": _PERCENT, "train_loss": number(0),
-    "downloads": sequence(_URL), "mindir_shape": sequence(integer(1), 4),
+    "downloads": sequence(URL), "mindir_shape": sequence(integer(1), 4),
 }
 _OPTIONAL = ("pretrained", "recall", "precision", "fscore", "train_loss", "downloads", "mindir_shape")
 
@@ -104,8 +106,15 @@ def locate(file: str | Path) -> tuple[Path, str]:
 
 def published(file: Path = PUBLISHED) -> list[Published]:
     """Every row, in the file's order. Raises DbnetError, naming the line, if the file is not such a table."""
+    return rows_of(read_yaml(file))
+
+
+def rows_of(table: Node) -> list[Published]:
+    """`published` of a table that is read already."""
     rows = []
-    for recipe, node in read_yaml(file).value.items():
+    for recipe, node in table.value.items():
+        if recipe in (START, DATA_SETS):
+            continue
         if not isinstance(node.value, list):
             raise DbnetError(f"{node.where}: {recipe} wants a list of rows")
         rows += [_row(None if recipe == GENERAL else recipe, item) for item in node.value]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from dbnet.cli.options import json_checked, print_table, write_json
+from dbnet.cli.json_alone import JsonAlone, json_alone
+from dbnet.cli.options import print_table, write_json
 from dbnet.cli.recipe_options import RecipeCommand, opt_option
 from dbnet.errors import DbnetError
 
@@ -22,19 +22,8 @@ def recipe() -> None:
     """Recipes: MindOCR's YAML files for DBNet, and those of this package."""
 
 
-class _JsonCommand(RecipeCommand):
-    """A command whose --json may stand alone: what follows is its file only if it ends in .json, or is -."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        following = [*args[1:], ""][:len(args)]
-        return super().parse_args(ctx, [
-            "--json=-" if arg == "--json" and not (after == "-" or after.lower().endswith(".json")) else arg
-            for arg, after in zip(args, following, strict=True)])
-
-
-def _json(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "json_path", metavar="[FILE.json]", callback=json_checked,
-                        help="Write as JSON; alone: to standard output.")(command)
+class _JsonCommand(JsonAlone, RecipeCommand):
+    """A command about a recipe whose --json may stand alone."""
 
 
 @recipe.command(cls=_JsonCommand)
@@ -42,7 +31,7 @@ def _json(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-c", "--config", metavar="FILE", help="The same as FILE, as other commands take it.")
 @opt_option
 @click.option("--all", "absent", is_flag=True, help="Also keys that are left out and what MindOCR's code then takes.")
-@_json
+@json_alone
 def show(file: str | None, config: str | None, overrides: tuple[str, ...], absent: bool,
          json_path: str | None) -> None:
     """Print the effective settings of FILE, or of a recipe by its name, and where each comes from.
@@ -81,7 +70,7 @@ def _in_order(read: Recipe, absent: bool) -> list[tuple[str, str, str]]:
 
 
 @recipe.command("list", cls=_JsonCommand)
-@_json
+@json_alone
 def list_(json_path: str | None) -> None:
     """List the recipes of this package with the figures that the seed published for them.
 
