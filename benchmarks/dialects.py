@@ -17,6 +17,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def of_mindocr(folder: Path, x: np.ndarray, rng: np.random.Generator) -> Iterato
     import mindspore as ms
     needed = ("mindocr.utils.misc", "mindocr.models.utils.attention_cells")
     mobile = alone("mindocr.models.backbones.det_mobilenet", *needed).det_mobilenet_v3_enhance
-    resnet = alone("mindocr.models.backbones.det_resnet").det_resnet18
+    original = alone("mindocr.models.backbones.det_mobilenet", *needed).det_mobilenet_v3
+    resnets = alone("mindocr.models.backbones.det_resnet")
     necks, heads = alone("mindocr.models.necks.fpn"), alone("mindocr.models.heads.det_db_head")
 
     class Detector(ms.nn.Cell):
@@ -85,22 +87,31 @@ def of_mindocr(folder: Path, x: np.ndarray, rng: np.random.Generator) -> Iterato
             return self.head(self.neck(self.backbone(image)))
 
     ms.set_context(mode=ms.GRAPH_MODE)
+    enhanced = partial(mobile, architecture="large", alpha=0.5, pretrained=False)
+    own = {"architecture": "large", "alpha": 0.5, "out_stages": [5, 8, 14, 20], "pretrained": False,
+           "bottleneck_params": {"se_version": "SqueezeExciteV2", "always_expand": True}}
+    fused = partial(necks.DBFPN, bias=False, use_asf=True, channel_attention=True)
     networks = {
-        "db_mobilenetv3_ppocrv3": (True, necks.RSEFPN, heads.DBHeadEnhance, 96),
-        "det_mobilenet_v3_enhance, DBFPN": (True, necks.DBFPN, heads.DBHead, 96),
-        "the same with SE": (False, necks.DBFPN, heads.DBHead, 96),
-        "db_r18": (None, necks.DBFPN, heads.DBHead, 256),
+        "db_mobilenetv3_ppocrv3": (partial(enhanced, disable_se=True), necks.RSEFPN, heads.DBHeadEnhance, 96),
+        "mobilenet_v3_enhance, DBFPN": (partial(enhanced, disable_se=True), necks.DBFPN, heads.DBHead, 96),
+        "the same with SE": (partial(enhanced, disable_se=False), necks.DBFPN, heads.DBHead, 96),
+        "db_mobilenetv3": (partial(original, **own), necks.DBFPN, heads.DBHead, 256),
+        "db_r18": (partial(resnets.det_resnet18, pretrained=False), necks.DBFPN, heads.DBHead, 256),
+        "db_r50": (partial(resnets.det_resnet50, pretrained=False), necks.DBFPN, heads.DBHead, 256),
+        "dbpp_r50": (partial(resnets.det_resnet50, pretrained=False), fused, heads.DBHead, 256),
     }
-    for number, (name, (without_se, neck, head, width)) in enumerate(networks.items()):
-        backbone = resnet(pretrained=False) if without_se is None else mobile(
-            architecture="large", alpha=0.5, disable_se=without_se, pretrained=False)
+    for number, (name, (backbone_of, neck, head, width)) in enumerate(networks.items()):
+        backbone = backbone_of()
         net = Detector(backbone, neck(backbone.out_channels, out_channels=width), head(width))
         net.set_train(False)
         for parameter in net.get_parameters():
             parameter.set_data(ms.Tensor(values(parameter.name, parameter.shape, rng)))
         path = folder / f"mindocr{number}.ckpt"
         ms.save_checkpoint(net, str(path))
-        yield "MindOCR", name, path, net(ms.Tensor(x)).asnumpy()
+        probability = net(ms.Tensor(x)).asnumpy()
+        yield "MindOCR", name, path, probability
+        ms.export(net, ms.Tensor(x), file_name=str(path.with_suffix(".mindir")), file_format="MINDIR")
+        yield "MindOCR", f"{name}, .mindir", path.with_suffix(".mindir"), probability
 
 
 def filled(net: Any, rng: np.random.Generator) -> Any:
@@ -250,7 +261,8 @@ def compare(row: Row, x: np.ndarray, folder: Path) -> float:
     project, name, path, theirs = row
     done = convert(path, folder / "ours.onnx", force=True)
     ours = open_runner(done.target, runner="onnxruntime", device="cpu", stages=("probability",)).run(x)["probability"]
-    back = convert(done.target, folder / f"back{path.suffix}", to=done.source.dialect, force=True)
+    suffix = ".ckpt" if path.suffix == ".mindir" else path.suffix
+    back = convert(done.target, folder / f"back{suffix}", to=done.source.dialect, force=True)
     again, saved = read_file(back.target).tensors, read_file(path).tensors
     strip = {n: n.removeprefix("model.module.") for n in (*again, *saved)}
     saved = {strip[n]: a for n, a in saved.items() if not n.endswith("num_batches_tracked")}

@@ -13,7 +13,7 @@ from converters.pickled_objects import printable
 from converters.prefixes import candidates
 from converters.tensor_file import Weights
 from converters.weight_map import Dialect, WeightMap
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.spec import SPECS, WIDEST_NECK, ModelSpec
 
 #: What a parameter may be stored as; anything else is an error.
@@ -52,7 +52,7 @@ class WeightReport:
                             ("of another type", [f"{n} {why}" for n, why in self.wrong_dtype.items()])):
             if names:
                 parts.append(f"{len(names)} {what} ({listed(names)})")
-        return ", ".join(parts) or "fits"
+        return short(", ".join(parts), 320) or "fits"
 
 
 def listed(names: list[str]) -> str:

@@ -35,7 +35,7 @@ from converters.protobuf_wire import (
 from converters.tensor_file import TensorFile
 from converters.training_state import split_scalars, split_training_state
 from converters.weights import bytes_of
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.record import RECORD_KEY
 
 #: MindSpore's name of a type -> the array's, in the file little-endian.
@@ -83,7 +83,7 @@ def read(path: Path) -> TensorFile:
         texts = {name: _text(mapped.view, name, entry) for name, entry in entries.items() if entry.type_name == TEXT}
         tensors = {name: _tensor(mapped, name, entry) for name, entry in entries.items() if entry.type_name != TEXT}
     except MalformedError as error:
-        raise DbnetError(f"{path}: is damaged or no MindSpore checkpoint: {error}; "
+        raise DbnetError(f"{path}: is damaged or no MindSpore checkpoint: {short(error)}; "
                          f"copy or download it again, or save it again with ms.save_checkpoint") from error
     record, raw = texts.pop(RECORD_KEY, None), tensors
     tensors, scalars = split_scalars(tensors)

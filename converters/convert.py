@@ -10,7 +10,8 @@ from converters.check import weight_map
 from converters.dialects import DIALECTS, MINDOCR_ENHANCE, get_dialect, native_dialect
 from converters.formats import codec, target_format
 from converters.load import LoadedModel, OpenChoiceError, SourceOptions, default_record, load_model
-from converters.report import Item, only, report, summary
+from converters.onnx_proof import Proof, must_be_proved, prove
+from converters.report import Item, graph_items, only, report, summary
 from converters.tensor_file import TensorFile, Weights
 from converters.weight_map import Dialect
 from converters.weights import same_bits
@@ -27,7 +28,8 @@ __all__ = ["Conversion", "LoadedModel", "SourceOptions", "convert", "load_model"
 
 @dataclass
 class Conversion:
-    """What was converted, and what a user must know about it."""
+    """What was converted, and what a user must know about it. proof: of an .onnx that is not ours, that it was
+    understood."""
 
     source: LoadedModel
     target: Path
@@ -37,6 +39,7 @@ class Conversion:
     carries_record: bool
     remarks: list[str] = field(default_factory=list)
     report: list[Item] = field(default_factory=list)
+    proof: Proof | None = None
 
 
 def convert(source: str | Path, target: str | Path, options: SourceOptions | None = None, to: str | None = None,
@@ -53,7 +56,10 @@ def convert(source: str | Path, target: str | Path, options: SourceOptions | Non
         model = load_model(source, options)
     except OpenChoiceError as error:
         raise DbnetError(f"{error}; or --with-optimizer for the whole training, into a .ckpt or .pth") from error
+    proof = prove(model) if must_be_proved(model) else None
     conversion = save_model(model, target, to=to, force=force, stages=stages, deformable=deformable)
+    conversion.proof = proof
+    conversion.report += graph_items(model, proof)
     if model.training:
         conversion.remarks.append("its weights only; " + ("--with-optimizer" if keeps else
                                   "a .ckpt or .pth with --with-optimizer") + " keeps the whole training")
@@ -74,7 +80,7 @@ def save_model(model: LoadedModel, target: Path, to: str | None = None, force: b
     other = "leave out --to" if to else "name a .pth, .onnx or .safetensors"
     if lost and dialect.foreign:
         told = ", ".join(f"{name} is {getattr(record.spec, name)}, {dialect.project} knows only "
-                         f"{only(dialect.fixed[name])}" for name in lost)
+                         f"{only(dialect.known(name, record.spec))}" for name in lost)
         raise DbnetError(f"{target}: cannot be represented for {dialect.project}: {told}; {other}")
     if stages and kind != "onnx":
         raise DbnetError(f"{target}: only an .onnx file has stage outputs; leave out --stages")
@@ -151,16 +157,20 @@ def describe(conversion: Conversion) -> list[str]:
     model, spec = conversion.source, conversion.source.record.spec
     values = sum(array.size for array in model.weights.values())
     subset = "" if model.subset == "complete" else ", inference subset"
-    lines = [f"{model.path.name} ({model.dialect}) -> {conversion.target.name} ({conversion.dialect}): {spec.name}"
+    read = "its graph" if model.foreign else model.dialect
+    lines = [f"{model.path.name} ({read}) -> {conversion.target.name} ({conversion.dialect}): {spec.name}"
              f"{subset}, {len(model.weights)} tensors, {values:,} values, bit for bit; "
              f"sha256 {(model.record.sha256 or '')[:16]}"]
     semantics = ", ".join(f"{k}={v}" for k, v in key_semantics(model).items())
     project = DIALECTS[model.record.origin].project
     how = f"taken from {project}'s default, the file carries no record" if model.bare \
         else f"from the file's record, origin {model.record.origin}"
+    if model.bare and model.graph_read:
+        how = f"what a graph decides as its graph says, the rest taken from {project}'s default"
     lines.append(f"semantics: {semantics} ({how})")
     told = summary(conversion.report, DIALECTS[conversion.dialect])
-    return [*lines, *told, *model.notes, *conversion.remarks]
+    proved = [f"proved: {conversion.proof.describe()}"] if conversion.proof else []
+    return [*lines, *proved, *told, *model.notes, *conversion.remarks]
 
 
 def key_semantics(model: LoadedModel) -> dict[str, object]:

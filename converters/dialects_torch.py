@@ -45,7 +45,7 @@ MHLIAO = Dialect(
     semantics={"stem_pool": "symmetric"}, pixels=MHLIAO_PIXELS, boxes=MHLIAO_BOXES,
     variants={"dbnet_resnet50_deformable": _MHLIAO_OFFSETS, "dbnetpp_resnet50_deformable": _MHLIAO_OFFSETS},
     fixed={"stem_pool": "symmetric", "neck_channels": 256, "offsets": "mhliao", "norm_eps": 1e-5,
-           "step_function": "paper"})
+           "upsampling": "floor", "step_function": "paper"})
 
 
 def _reversed_blocks(array: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def _mmocr(name: str, head: str, project: str, logits: bool, deformable_pixels: 
         variants={"dbnet_resnet50": Variant(pixels=_R50_PIXELS),
                   "dbnet_resnet50_deformable": Variant(semantics={"offsets": "strided"}, pixels=deformable_pixels)},
         fixed={"stem_pool": "symmetric", "neck_channels": 256, "offsets": "strided", "norm_eps": 1e-5,
-               "step_function": "paper"},
+               "upsampling": "floor", "step_function": "paper"},
         folded={"order of the joined maps": "p2 to p5, p5 to p2 here: the input blocks of the heads' first kernels "
                                             "are reversed"},
         logits=logits)

@@ -11,6 +11,7 @@ from converters.convert import require_same
 from converters.formats import target_format
 from converters.load import LoadedModel, SourceOptions, load_model
 from converters.onnx_layers import DeformableForm
+from converters.onnx_proof import must_be_proved, prove
 from converters.weights import digest
 from converters.writing import write_verified
 from dbnet.errors import DbnetError
@@ -36,10 +37,12 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
     check_target(target, source, force)
     if data_shape is not None:
         check_size(*data_shape)
-    model = inference_part(load_model(source, options))
+    loaded = load_model(source, options)
+    proof = prove(loaded) if must_be_proved(loaded) else None
+    model = inference_part(loaded)
     opset = onnx_graph.default_opset("delivery", deformable) if opset is None else opset
     record = model.record.to_json()
-    told: list[str] = []
+    told = [f"proved: {proof.describe()}"] if proof else []
 
     def verify(path: Path) -> None:
         require_same(onnx_file.read(path), model.weights, record, target)

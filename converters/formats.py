@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import stat
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +13,16 @@ from dbnet.errors import DbnetError
 
 #: format -> suffixes, the first being the usual one.
 SUFFIXES = {"ckpt": (".ckpt",), "pth": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",),
-            "pdparams": (".pdparams",)}
-#: How MindSpore's encrypted checkpoints begin: AES-GCM, AES-CBC, SM4-CBC.
+            "pdparams": (".pdparams",), "mindir": (".mindir",)}
+#: How MindSpore's encrypted files, .ckpt and .mindir, begin: AES-GCM, AES-CBC, SM4-CBC.
 ENCRYPTED_CKPT = (b"\xd8\x5e\x3a\x7f", b"\xd9\x5e\x3a\x7f", b"\xda\x5e\x3a\x7f")
 WRITABLE = ("ckpt", "pth", "onnx", "safetensors", "pdparams")
+#: Both begin with field 1, a text: of a .ckpt a tensor, whose own field 1 is its name; of a .mindir the version of the
+#: format, and then most often who wrote it.
+_TENSOR = re.compile(rb"\x0a(?:[\x80-\xff]{0,9}[\x00-\x7f])\x0a", re.DOTALL)
+_MODEL = re.compile(rb"\x0a[\x01-\x10][0-9][0-9.]*[\x12\x1a\x22\x2a\x32\x3a]|\x12\x09MindSpore", re.DOTALL)
+#: MindSpore Lite's flat buffers, at byte 4.
+_LITE = (b"MSL0", b"MSL1", b"MSL2")
 
 
 def format_of_suffix(path: Path) -> str | None:
@@ -28,6 +35,9 @@ def target_format(path: Path) -> str:
     name = format_of_suffix(path)
     if name not in WRITABLE:
         known = ", ".join(SUFFIXES[f][0] for f in WRITABLE)
+        if name == "mindir":
+            raise DbnetError(f"{path}: a .mindir is read, not written; write a .ckpt, load it into "
+                             f"ms_models.dbnet.DBNet and call mindspore.export")
         raise DbnetError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; choose {known}")
     return name
 
@@ -49,7 +59,8 @@ def detect(path: Path) -> str:
     if not head:
         raise DbnetError(f"{path}: is empty; copy or download it again")
     if found is None:
-        raise DbnetError(f"{path}: {_looks_like(head)}; a .ckpt, .pth, .onnx, .safetensors or .pdparams file is needed")
+        raise DbnetError(f"{path}: {_looks_like(head)}; a .ckpt, .pth, .onnx, .safetensors, .pdparams or "
+                         f".mindir file is needed")
     if promised is not None and found != promised:
         raise DbnetError(f"{path}: named {path.suffix}, but its content is {SUFFIXES[found][0]}; rename it")
     return found
@@ -59,14 +70,16 @@ def _by_content(head: bytes, promised: str | None) -> str | None:
     if head[:4] == b"PK\x03\x04":
         return "pth"
     if head[:4] in ENCRYPTED_CKPT:
-        return "ckpt"  # whose reader says what to do
+        return "mindir" if promised == "mindir" else "ckpt"  # whose readers say what to do
     # Before the pickle: the length of a header may well end in 80 hex.
     if head[8:9] == b"{" and head[4:8] == bytes(4):
         return "safetensors"
     if head[:1] == b"\x80":  # a pickle: old torch files and Paddle's differ by name only
         return promised if promised in ("pth", "pdparams") else "pth"
+    if _MODEL.match(head):
+        return "mindir"
     if head[:1] == b"\x0a" and not _is_markup(head):
-        return "ckpt" if promised != "onnx" else "onnx"
+        return promised if promised in ("onnx", "mindir") and not _TENSOR.match(head) else "ckpt"
     if head[:1] == b"\x08":
         return "onnx"
     return None
@@ -83,6 +96,9 @@ def _looks_like(head: bytes) -> str:
         return "is a web page, not weights (a download that needs a login or confirmation?)"
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the file (run git lfs pull)"
+    if head[4:8] in _LITE:
+        return ("is a model of MindSpore Lite (.ms), whose weights are folded and laid out for a device; take the "
+                ".mindir or .ckpt that it was made of")
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
         return "is an archive; unpack it first"
     return "is in no format that is known"

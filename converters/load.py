@@ -13,16 +13,21 @@ from converters.backbones import backbone_alone
 from converters.check import WeightReport, identify, require_finite, weight_map
 from converters.dialects import DIALECTS, get_dialect, origin_of
 from converters.formats import read_file
+from converters.graph_reading import GraphReading
 from converters.not_dbnet import recognised
+from converters.onnx_foreign import ForeignModel
+from converters.onnx_load import GraphModel, by_graph
 from converters.prefixes import network_of, networks
 from converters.tensor_file import TensorFile, Weights
 from converters.weights import digest
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, UnknownNetworkError, shown
 from dbnet.parameters import parameters
+from dbnet.pixel_formats import pixel_choice
 from dbnet.record import Record
 from dbnet.spec import SPECS, ModelSpec, get_spec, with_semantics
 
 Take = Literal["plain", "ema"]
+INFERENCE_NOTE = "inference subset: no head.thresh, so it cannot be trained further"
 
 
 class NoChoiceError(DbnetError):
@@ -39,7 +44,9 @@ class SourceOptions:
 
     spec, dialect: names that restrict the search. semantics: fields to change, on top of dialect or record.
     take: which weights of a training file: "plain" or "ema". allow_edited: accept weights that no longer have the
-    digest in their record. part: of a file with several networks, `Student` or `Teacher`.
+    digest in their record. part: of a file with several networks, `Student` or `Teacher`. pixels: what goes in, and
+    with a family's name the box rule too, see `dbnet.pixel_formats.pixel_choice`. output: which output of an .onnx
+    that runs as it is is the probability map.
     """
 
     spec: str | None = None
@@ -48,6 +55,8 @@ class SourceOptions:
     take: Take | None = None
     allow_edited: bool = False
     part: str | None = None
+    pixels: str | None = None
+    output: str | None = None
 
 
 @dataclass
@@ -56,7 +65,8 @@ class LoadedModel:
 
     record: spec, origin and digest. weights: canonical names, canonical order. subset: "complete", or "inference"
     without the training branch. bare: the file carried no record, so its dialect's defaults were taken. training: it
-    held a training's state beside the weights.
+    held a training's state beside the weights. graph_read: semantics were read from the graph that it holds. foreign:
+    of an .onnx that is not ours, how it was read.
     """
 
     path: Path
@@ -70,6 +80,8 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     release: Callable[[np.ndarray], None] = lambda array: None
     training: bool = False
+    graph_read: bool = False
+    foreign: ForeignModel | None = None
 
 
 def record_of(file: TensorFile, path: Path) -> Record | None:
@@ -78,7 +90,7 @@ def record_of(file: TensorFile, path: Path) -> Record | None:
         return None
     record = Record.from_json(file.record, str(path))
     if record.origin not in DIALECTS:
-        raise DbnetError(f"{path}: its record cannot be used: its origin {record.origin!r} is none of "
+        raise DbnetError(f"{path}: its record cannot be used: its origin {shown(record.origin)} is none of "
                          f"{', '.join(DIALECTS)}; convert the original file again")
     return record
 
@@ -106,26 +118,107 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     if record is not None and said is not None and said.name != record.spec.name:
         raise DbnetError(f"{path}: its record says {record.spec.name}, you say {options.spec}; leave out --spec")
     report = identify(tensors, options.dialect, wanted, any_width=record is None)
+    if file.format == "onnx" and (read := read_by_graph(path, file, record, report, options)) is not None:
+        return _of_graph(path, file, record, read, options)
     if report.problems:
-        raise DbnetError(f"{path}: {why_not(tensors, report)}; see dbnet inspect {path.name}")
+        raise UnknownNetworkError(f"{path}: {why_not(tensors, report)}; see dbnet inspect {path.name}")
     mapping = weight_map(report.dialect.name, report.spec)
     inner = {name[len(report.prefix):]: array for name, array in tensors.items() if name.startswith(report.prefix)}
     weights = mapping.apply(inner)
     require_finite(weights, str(path))
     sha256 = digest(weights)
-    known = record or default_record(report.dialect.name, report.spec)
+    known, reading = known_record(file, record, report, path)
     if options.take != "ema":  # the record's digest is of the plain weights
         _require_unedited(record, sha256, path, options)
-    changed = with_semantics(known.spec, dict(options.semantics))
-    idle = [name for name in options.semantics if name not in changed.relevant_semantics()]
+    changed = changed_spec(known.spec, path, options)
+    notes = [*_notes(file, report, options), *graph_notes(reading, record, known, changed)]
+    return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
+                       report.subset, record is None, report.dropped, notes, file.release, bool(file.training),
+                       bool(reading.semantics))
+
+
+def changed_spec(spec: ModelSpec, path: Path, options: SourceOptions) -> ModelSpec:
+    """The spec as the user says. Raises DbnetError for a change that has no effect, or needs other tensors."""
+    changed = with_semantics(spec, dict(options.semantics))
+    relevant = {**spec.relevant_semantics(), **changed.relevant_semantics()}
+    idle = [name for name in options.semantics if name not in relevant]
     if idle:
         raise DbnetError(f"{path}: --set {idle[0]} changes nothing in this {changed.name}, which has no such part; "
                          f"leave it out")
-    if [(p.name, p.shape) for p in parameters(changed)] != [(p.name, p.shape) for p in parameters(known.spec)]:
+    if [(p.name, p.shape) for p in parameters(changed)] != [(p.name, p.shape) for p in parameters(spec)]:
         raise DbnetError(f"{path}: these semantics need other tensors than the file holds; choose another spec")
-    return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
-                       report.subset, record is None, report.dropped, _notes(file, report, options), file.release,
-                       bool(file.training))
+    return changed if options.pixels is None else pixel_choice(options.pixels).of(changed)
+
+
+def read_by_graph(path: Path, file: TensorFile, record: Record | None, report: WeightReport,
+                  options: SourceOptions) -> GraphModel | None:
+    """An .onnx by its graph; None if record and names say all, or the names all that is known.
+
+    Raises DbnetError if it is damaged, or neither graph nor names fit any network.
+    """
+    if record is not None and not report.problems:
+        return None
+    try:
+        said = get_spec(options.spec) if options.spec else None
+        return by_graph(path, file.tensors, record, report, options.dialect, said)
+    except UnknownNetworkError as error:
+        if report.problems and recognised(file.tensors, report.problems * 2 > len(file.tensors)) is None:
+            raise
+        file.notes.append(f"its graph was not understood, only the names of its weights; check the semantics "
+                          f"({str(error).removeprefix(f'{path}: ')})")
+        return None
+
+
+def _of_graph(path: Path, file: TensorFile, record: Record | None, read: GraphModel,
+              options: SourceOptions) -> LoadedModel:
+    require_finite(read.weights, str(path))
+    changed = changed_spec(read.record.spec, path, options)
+    notes = [*file.notes, *read.notes]
+    notes += [f"you say {name}={getattr(changed, name)}, its graph computes {value}: from here on they differ"
+              for name, value in read.record.spec.semantics().items() if getattr(changed, name) != value]
+    if options.pixels is not None:
+        notes.append(f"pixels as you say, {options.pixels}, not the file's own")
+    if read.subset == "inference":
+        notes.append(INFERENCE_NOTE)
+    known = replace(read.record, spec=changed, sha256=digest(read.weights))
+    return LoadedModel(path, file.format, read.dialect, known, read.weights, read.subset, record is None, read.dropped,
+                       notes, file.release, graph_read=True, foreign=read.foreign)
+
+
+def known_record(file: TensorFile, record: Record | None, report: WeightReport,
+                 path: Path) -> tuple[Record, GraphReading]:
+    """The record, or the dialect's defaults with what the file's graph says, if it holds one that is read.
+
+    Raises DbnetError if the graph computes something else than the record says, or than any spec could.
+    """
+    known = record or default_record(report.dialect.name, report.spec)
+    if file.read_graph is None:
+        return known, GraphReading()
+    entries = weight_map(report.dialect.name, report.spec).entries
+    reading = file.read_graph(known.spec, {entry.parameter.name: report.prefix + entry.foreign for entry in entries})
+    if record is None:
+        return replace(known, spec=with_semantics(known.spec, reading.semantics)), reading
+    for name, value in reading.semantics.items():
+        if getattr(known.spec, name) != value:
+            raise DbnetError(f"{path}: its record says {name}={getattr(known.spec, name)}, its graph computes {value}; "
+                             f"one of them was edited: convert the original file again")
+    return known, reading
+
+
+def graph_notes(reading: GraphReading, record: Record | None, known: Record, changed: ModelSpec) -> list[str]:
+    """What was read from the graph, and what no graph tells."""
+    notes = list(reading.notes)
+    if record is None and reading.semantics:
+        project, said = DIALECTS[known.origin].project, ", ".join(f"{k}={v}" for k, v in reading.semantics.items())
+        taken = f"; pixels and boxes stand in none: {project}'s are taken (--pixels)"
+        notes.append(f"read from its graph: {said}{taken if changed.pixels == known.spec.pixels else ''}")
+        default = default_record(known.origin, known.spec).spec
+        other = [name for name, value in reading.semantics.items() if getattr(default, name) != value]
+        if other and changed.pixels == known.spec.pixels:
+            notes.append(f"{', '.join(other)} is not {project}'s, so its pixels may not be either")
+    notes += [f"you say {name}={getattr(changed, name)}, its graph computes {value}"
+              for name, value in reading.semantics.items() if getattr(changed, name) != value]
+    return notes
 
 
 def why_not(tensors: Weights, report: WeightReport) -> str:
@@ -164,8 +257,8 @@ def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
         choice = " or ".join(["--take plain"] * bool(file.tensors) + ["--take ema"] * bool(file.ema))
         raise OpenChoiceError(f"{path}: is a training file: beside the weights it holds {found}; say which weights "
                               f"you mean: {choice}")
-    if not file.tensors:
-        raise DbnetError(f"{path}: holds no tensors; is it the right file?")
+    if not file.tensors and file.format != "onnx":  # whose tensors may be nodes
+        raise UnknownNetworkError(f"{path}: holds no tensors; is it the right file?")
     return file.tensors
 
 
@@ -178,6 +271,8 @@ def _require_unedited(record: Record | None, sha256: str, path: Path, options: S
 
 def _notes(file: TensorFile, report: WeightReport, options: SourceOptions) -> list[str]:
     notes = list(file.notes)
+    if options.pixels is not None:
+        notes.append(f"pixels as you say, {options.pixels}, not the file's own")
     if report.dropped:
         counters = sum(name.endswith("num_batches_tracked") for name in report.dropped)
         others = [name for name in report.dropped if not name.endswith("num_batches_tracked")]
@@ -188,8 +283,6 @@ def _notes(file: TensorFile, report: WeightReport, options: SourceOptions) -> li
     others = [name for name in file.metadata if name != "format"]  # safetensors' "format": the writer's name
     if others and file.format != "onnx":
         notes.append(f"left out {len(others)} values that are not weights ({', '.join(others[:3])})")
-    if file.format == "onnx" and file.record is None:
-        notes.append("no record in this .onnx: its graph was not read, only its weights; check the semantics")
     if report.subset == "inference":
-        notes.append("inference subset: no head.thresh, so it cannot be trained further")
+        notes.append(INFERENCE_NOTE)
     return notes

@@ -22,12 +22,11 @@ from converters.onnx_layers import (
     channel_mean,
     conv,
     conv_transpose,
-    enlarge,
     relu,
     sigmoid,
     split,
 )
-from converters.onnx_rsefpn import rsefpn
+from converters.onnx_rsefpn import larger, rsefpn
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.parameters import BACKBONE_CHANNELS, parameters
@@ -148,11 +147,11 @@ def dbfpn(g: Graph, spec: ModelSpec, maps: list[str]) -> tuple[str, ...]:
     merged = conv(g, "neck.unify_channels.3", maps[3])
     pyramid = [conv(g, "neck.out.3", merged)]
     for i in (2, 1, 0):
-        above = enlarge(g, f"neck.enlarge.{i + 1}", merged, 2)
+        above = larger(g, f"neck.enlarge.{i + 1}", merged, 2, spec.upsampling)
         merged = g.node("Add", f"neck.add.{i}", conv(g, f"neck.unify_channels.{i}", maps[i]), above)
         pyramid.insert(0, conv(g, f"neck.out.{i}", merged))
     # p5 first, as by the original authors, Paddle and MindOCR; MMOCR joins them the other way round.
-    joined = [*(enlarge(g, f"neck.enlarge_out.{i}", pyramid[i], 2**i) for i in (3, 2, 1)), pyramid[0]]
+    joined = [*(larger(g, f"neck.enlarge_out.{i}", pyramid[i], 2**i, spec.upsampling) for i in (3, 2, 1)), pyramid[0]]
     if spec.fusion == "concat":
         return *pyramid, concat(g, "neck.fuse", joined)
     return *pyramid, adaptive_scale_fusion(g, "neck.fuse", joined, spec.fusion == "asf")

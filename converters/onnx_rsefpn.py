@@ -1,23 +1,23 @@
-"""RSEFPN as ONNX nodes, function by function what the classes of the two halves are."""
+"""RSEFPN and the ways of enlarging as ONNX nodes, function by function what those of the two halves are."""
 
 from __future__ import annotations
 
 from onnx import TensorProto, helper
 
 from converters.onnx_layers import Graph, conv, enlarge, gate, relu
-from dbnet.spec import ModelSpec, SeGate
+from dbnet.spec import ModelSpec, SeGate, Upsampling
 
 
 def rsefpn(g: Graph, spec: ModelSpec, maps: list[str]) -> tuple[str, ...]:
     """c2..c5 -> p2..p5 (neck_channels / 4 each, at their own strides) and fused (neck_channels, stride 4)."""
-    aligned, kind = spec.upsampling == "align_corners", spec.neck_gate
+    places, kind = spec.upsampling, spec.neck_gate
     merged = residual_squeeze(g, "neck.ins_conv.3", maps[3], kind)
     pyramid = [residual_squeeze(g, "neck.inp_conv.3", merged, kind)]
     for i in (2, 1, 0):
-        above = larger(g, f"neck.enlarge.{i + 1}", merged, 2, aligned)
+        above = larger(g, f"neck.enlarge.{i + 1}", merged, 2, places)
         merged = g.node("Add", f"neck.add.{i}", residual_squeeze(g, f"neck.ins_conv.{i}", maps[i], kind), above)
         pyramid.insert(0, residual_squeeze(g, f"neck.inp_conv.{i}", merged, kind))
-    joined = [*(larger(g, f"neck.enlarge_out.{i}", pyramid[i], 2**i, aligned) for i in (3, 2, 1)), pyramid[0]]
+    joined = [*(larger(g, f"neck.enlarge_out.{i}", pyramid[i], 2**i, places) for i in (3, 2, 1)), pyramid[0]]
     return *pyramid, g.node("Concat", "neck.fuse", *joined, axis=1)
 
 
@@ -30,14 +30,27 @@ def residual_squeeze(g: Graph, path: str, x: str, kind: SeGate) -> str:
     return g.node("Add", path, x, g.node("Mul", block, x, weight))
 
 
-def larger(g: Graph, path: str, x: str, factor: int, aligned: bool) -> str:
-    """Enlargement as the spec wants it; `aligned` leaves the centres of the corners where they were."""
-    if not aligned:
+def larger(g: Graph, path: str, x: str, factor: int, kind: Upsampling) -> str:
+    """Enlargement as the spec wants it; the factor is even."""
+    if kind == "rounded" and factor > 2:
+        return shifted(g, path, enlarge(g, f"{path}.squares", x, factor), factor // 2 - 1)
+    if kind != "align_corners":
         return enlarge(g, path, x, factor)
     # Not by Resize with align_corners, which OpenCV takes and silently computes otherwise.
     size = g.node("Shape", f"{path}.size", x)
     rows = g.node("Gather", f"{path}.rows", x, aligned_places(g, f"{path}.rows", size, 2, factor), axis=2)
     return g.node("Gather", path, rows, aligned_places(g, f"{path}.columns", size, 3, factor), axis=3)
+
+
+def shifted(g: Graph, path: str, x: str, by: int) -> str:
+    """Everything `by` pixels further up and left; the last rows and columns stay."""
+    end = g.constant(f"{path}.end", [(1 << 31) - 1], TensorProto.INT64)
+    for axis, name in ((2, f"{path}.rows"), (3, path)):
+        along = g.constant(f"{name}.axis", [axis], TensorProto.INT64)
+        parts = [g.node("Slice", f"{name}.{part}", x, g.constant(f"{name}.{part}.begin", [begin], TensorProto.INT64),
+                        end, along) for part, begin in (("most", by), ("last", -by))]
+        x = g.node("Concat", name, *parts, axis=axis)
+    return x
 
 
 def aligned_places(g: Graph, path: str, size: str, axis: int, factor: int) -> str:

@@ -19,7 +19,7 @@ from converters.pdparams_writing import NAME_TABLE, write
 from converters.pickled_objects import COMMON, ArrayData, Maker, RefusedError, is_tensor_name, printable
 from converters.restricted_pickle import load
 from converters.tensor_file import TensorFile
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.record import RECORD_KEY
 
 __all__ = ["read", "write"]
@@ -52,9 +52,9 @@ def read(path: Path) -> TensorFile:
     try:
         return _file(root)
     except RefusedError as error:
-        raise DbnetError(f"{where}: {error}") from error
+        raise DbnetError(f"{where}: {short(error, 400)}") from error
     except (TypeError, ValueError) as error:
-        raise DbnetError(f"{where}: {error}; the file is damaged, copy or download it again") from error
+        raise DbnetError(f"{where}: {short(error)}; the file is damaged, copy or download it again") from error
 
 
 def _file(root: dict[Any, Any]) -> TensorFile:

@@ -126,7 +126,7 @@ class ArrayData:
 
 def printable(text: str) -> str:
     """A name from a file, safe and short enough for a message: no control characters reach the terminal."""
-    return text[:120] if text.isprintable() else repr(text[:120])
+    return text[:120] if text.isprintable() else ascii(text[:120])[:120]
 
 
 def is_tensor_name(name: object) -> bool:

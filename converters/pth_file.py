@@ -25,7 +25,7 @@ from converters.stored_zip import BadZipError, StoredZip, write_stored
 from converters.tensor_file import TensorFile
 from converters.training_state import split_training_state
 from converters.weights import bytes_of
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.record import RECORD_KEY
 
 #: A pickle holds names and shapes; 1 MiB is a large one.
@@ -65,9 +65,10 @@ def read(path: Path) -> TensorFile:
         tensors = {name: one(name, tensor) for name, tensor in contents.tensors.items()}
         ema = None if contents.ema is None else {name: one(name, tensor) for name, tensor in contents.ema.items()}
     except RefusedError as error:
-        raise DbnetError(f"{where}: {error}") from error
+        raise DbnetError(f"{where}: {short(error, 400)}") from error
     except BadZipError as error:
-        raise DbnetError(f"{where}: is a damaged or incomplete archive ({error}); copy or download it again") from error
+        raise DbnetError(f"{where}: is a damaged or incomplete archive ({short(error)}); copy or download it "
+                         f"again") from error
     raw = tensors
     tensors, training, prefixed = split_training_state(tensors)
     for what, count in contents.training.items():
@@ -162,9 +163,10 @@ def _optimizer(optimizer: dict[str, Any], one: Callable[[str, Any], np.ndarray],
                          for slot, value in kept.items()} if isinstance(kept, dict) else kept
                 for number, kept in slots.items()}
     except RefusedError as error:
-        raise DbnetError(f"{where}: {error}") from error
+        raise DbnetError(f"{where}: {short(error, 400)}") from error
     except BadZipError as error:
-        raise DbnetError(f"{where}: is a damaged or incomplete archive ({error}); copy or download it again") from error
+        raise DbnetError(f"{where}: is a damaged or incomplete archive ({short(error)}); copy or download it "
+                         f"again") from error
     return {**optimizer, "state": made}
 
 

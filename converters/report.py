@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from converters.dialects import DIALECTS, origin_of
 from converters.load import LoadedModel, default_record
+from converters.onnx_proof import Proof
 from converters.weight_map import Dialect
 from dbnet.spec import MINDOCR_BOXES, MINDOCR_PIXELS, TRAINING_FIELDS, ModelSpec
 
 Status = Literal["applied", "folded", "not representable"]
+#: The row of a proof: value and target are the largest difference and the allowed one.
+PROOF = "largest difference from the file"
 STATUSES: tuple[Status, ...] = ("applied", "folded", "not representable")
 
 
@@ -50,6 +53,17 @@ def report(model: LoadedModel, dialect: Dialect, kind: str, deformable: str | No
     return items
 
 
+def graph_items(model: LoadedModel, proof: Proof | None) -> list[Item]:
+    """What reading a graph made of batch norms, and how far the result is from the file."""
+    items, found = [], model.foreign
+    if found is not None and found.folded and model.weights is found.weights:
+        items.append(Item("batch norms in their convolutions", found.folded, found.norms, "folded",
+                          f"{found.folded} of {found.norms}, identities now"))
+    if proof is not None:
+        items.append(Item(PROOF, max(proof.random, proof.picture), proof.tolerance, "applied", proof.describe()))
+    return items
+
+
 def _judged_by(dialect: Dialect, kind: str) -> bool:
     """True if the target is meant for the project's own code: a file in its names, MindOCR's .ckpt."""
     return dialect.foreign or (kind == "ckpt" and dialect.name == "mindocr")
@@ -59,8 +73,8 @@ def _semantics(spec: ModelSpec, theirs: ModelSpec, dialect: Dialect, kind: str) 
     default = theirs.semantics()
     for name, value in spec.relevant_semantics().items():
         training = name in TRAINING_FIELDS
-        if _judged_by(dialect, kind) and not dialect.knows(name, value):
-            known = dialect.fixed[name]
+        if _judged_by(dialect, kind) and not dialect.knows(name, spec):
+            known = dialect.known(name, spec)
             why = f"{dialect.project} knows only {only(known)}"
             yield Item(name, value, known, "not representable", why, training)
         elif value != default[name]:
@@ -108,6 +122,8 @@ def summary(items: list[Item], dialect: Dialect) -> list[str]:
 def _short(items: list[Item]) -> Iterator[str]:
     """Pixels and boxes by the names of what differs; the values are in the record."""
     for item in items:
+        if item.what == PROOF:
+            continue  # told by itself
         if item.status == "folded":
             yield f"{item.what} ({item.why})"
         elif item.what == "deformable form":

@@ -24,7 +24,7 @@ from converters.pickled_objects import (
     printable,
     set_items,
 )
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 
 #: Calls of read() in one pickle, one to three per instruction: about 1 s on a slow machine, or 60 MiB of empty
 #: containers. A training file of the largest spec with Adam's state needs below 100,000.
@@ -194,7 +194,7 @@ def load(data: memoryview, start: int, where: str, allowed: Mapping[str, Maker],
     try:
         return _Unpickler(source, allowed, persistent, refusal).load(), source.position
     except RefusedError as error:
-        raise DbnetError(f"{where}: {error}") from error
+        raise DbnetError(f"{where}: {short(error, 400)}") from error
     except _DAMAGED as error:
-        raise DbnetError(f"{where}: its pickle is damaged ({type(error).__name__}: {str(error)[:100]}); copy or "
+        raise DbnetError(f"{where}: its pickle is damaged ({type(error).__name__}: {short(error, 100)}); copy or "
                          f"download it again") from error

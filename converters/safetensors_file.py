@@ -22,7 +22,7 @@ from converters.mapped_file import MAX_DIMS, MAX_ENTRIES, MappedFile
 from converters.tensor_file import TensorFile, Weights
 from converters.training_state import split_scalars, split_training_state
 from converters.weights import bytes_of
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.record import RECORD_KEY
 
 #: The format's name of a type -> the array's, in the file little-endian.
@@ -59,7 +59,8 @@ def read(path: Path) -> TensorFile:
         tensors = {name: _tensor(mapped, name, entry, data) for name, entry in header.items()}
         _check_mindspore(mapped, tensors, metadata)
     except _DamagedError as error:
-        raise DbnetError(f"{path}: is damaged or no .safetensors file: {error}; copy or download it again") from error
+        raise DbnetError(f"{path}: is damaged or no .safetensors file: {short(error)}; copy or download it "
+                         f"again") from error
     record = metadata.pop(RECORD_KEY, None)
     tensors, scalars = split_scalars(tensors)
     tensors, training, ema = split_training_state(tensors)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from converters.graph_reading import GraphReading
+from dbnet.spec import ModelSpec
 
 #: Canonical (MindOCR) or foreign names -> arrays. bfloat16 is `ml_dtypes.bfloat16`.
 Weights = dict[str, np.ndarray]
@@ -16,14 +19,16 @@ Weights = dict[str, np.ndarray]
 class TensorFile:
     """Contents of one weight file.
 
-    format: "ckpt", "pth", "onnx", "safetensors" or "pdparams". tensors: under the file's own names, in its order,
-    C-contiguous and possibly read-only views into the mapped file. record: the JSON text under `dbnet`, if it carries
-    one. training: training state beside the weights, what -> number of entries (optimizer state, EMA copies).
+    format: "ckpt", "pth", "onnx", "safetensors", "pdparams" or "mindir". tensors: under the file's own names, in its
+    order, C-contiguous and possibly read-only views into the mapped file. record: the JSON text under `dbnet`, if it
+    carries one. training: training state beside the weights, what -> number of entries (optimizer state, EMA copies).
     notes: whatever else was found and not used, one phrase each. ema: EMA copies under plain names, if the
     file holds them apart from `tensors`. raw: all that a .ckpt or .pth holds, before weights and training state were
     told apart. optimizers: of a .pth, the `state_dict()` of each optimizer beside the weights, with arrays for tensors;
     it raises DbnetError. scaler: the numbers of a torch.amp.GradScaler. release: gives back the memory pages of one
-    tensor (called after its last use; a no-op unless the file is mapped).
+    tensor (called after its last use; a no-op unless the file is mapped). read_graph: of a file that holds a graph
+    which is read, what it computes, if its weights are those of a spec; `names`: canonical names -> the file's. It
+    raises DbnetError for a graph that computes what no spec can say.
     """
 
     format: str
@@ -37,3 +42,4 @@ class TensorFile:
     optimizers: Callable[[], list[dict[str, Any]]] = list
     scaler: dict[str, float] = field(default_factory=dict)
     release: Callable[[np.ndarray], None] = lambda array: None
+    read_graph: Callable[[ModelSpec, Mapping[str, str]], GraphReading] | None = None

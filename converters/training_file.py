@@ -28,6 +28,7 @@ from converters.weights import digest
 from converters.writing import write_verified
 from dbnet.errors import DbnetError
 from dbnet.parameters import parameters
+from dbnet.pixel_formats import pixel_choice
 from dbnet.record import Record
 from dbnet.spec import ModelSpec, get_spec, with_semantics
 
@@ -133,7 +134,7 @@ def understood(path: Path, file: TensorFile, options: SourceOptions | None = Non
     spec = with_semantics(known.spec, dict(options.semantics))
     if parameters(spec) != parameters(known.spec):
         raise DbnetError(f"{path}: these semantics need other tensors than the file holds; choose another spec")
-    known = replace(known, spec=spec)
+    known = replace(known, spec=pixel_choice(options.pixels).of(spec) if options.pixels is not None else spec)
     return TrainingFile(path, known, found.state, about, record is None, report.dialect.name, found.notes)
 
 

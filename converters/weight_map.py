@@ -97,16 +97,23 @@ class Dialect:
         """What is particular to `spec`."""
         return self.variants.get(spec.name, Variant())
 
-    def knows(self, name: str, value: Any) -> bool:
-        """False if the project's own code cannot compute this value of a semantic field."""
-        known = self.fixed.get(name, value)
+    def known(self, name: str, spec: ModelSpec) -> Any:
+        """The value, or a tuple of them, that the project's own code knows of a semantic field in `fixed`."""
+        # `fixed` is about RSEFPN: no project's DBFPN has a choice.
+        return "floor" if name == "upsampling" and spec.neck == "dbfpn" else self.fixed[name]
+
+    def knows(self, name: str, spec: ModelSpec) -> bool:
+        """False if the project's own code cannot compute this field of `spec`."""
+        if name not in self.fixed:
+            return True
+        known, value = self.known(name, spec), getattr(spec, name)
         return bool(value in known if isinstance(known, tuple) else value == known)
 
     def cannot_express(self, spec: ModelSpec) -> list[str]:
         """The semantic fields in which `spec` differs from all that the project's own code can infer."""
         ours = spec.relevant_semantics()
         return [name for name in self.fixed
-                if name in ours and name not in TRAINING_FIELDS and not self.knows(name, ours[name])]
+                if name in ours and name not in TRAINING_FIELDS and not self.knows(name, spec)]
 
 
 def _compile(rule: Rule) -> tuple[re.Pattern[str], str, Transform | None]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dbnet.errors import DbnetError
+from dbnet.image_header import claims_too_much, is_cut_off, pixels_of
 from dbnet.spec import STRIDE, PixelFormat, check_size
 
 #: Most pixels of an input (its float32 tensor then takes 0.8 GB): an absurd aspect ratio must not eat the memory.
@@ -49,9 +50,12 @@ def read_bytes(path: str | Path) -> np.ndarray:
 
 def decode_image(data: np.ndarray, path: str | Path, ignore_orientation: bool = False) -> np.ndarray:
     """The image in the bytes of a file, as `read_image` returns it; `path` names the file in errors."""
+    if claims_too_much(data):
+        raise DbnetError(f"{path}: claims {pixels_of(data)} pixels in {data.size} bytes, more than any picture has; "
+                         f"give a JPEG or PNG file")
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if ignore_orientation else 0)
     try:
-        image = cv2.imdecode(data, flags) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size and not is_cut_off(data) else None
     except cv2.error as error:
         raise DbnetError(f"{path}: cannot be decoded ({error.err}); give a JPEG or PNG file") from error
     if image is None:

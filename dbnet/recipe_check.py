@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.recipe_keys import FOR_EVALUATION, OTHER_NAMES, PIPELINE, SCHEMA
 from dbnet.recipe_kinds import Kind, MismatchError
 from dbnet.recipe_schema import UNSET, By, Key, Section, keys
@@ -122,8 +122,9 @@ def _operation(item: Node, path: str) -> dict[str, Any]:
     """{name: arguments or None} of one entry of a pipeline."""
     if not isinstance(item.value, dict) or len(item.value) != 1:
         if isinstance(item.value, dict) and item.value:
-            raise DbnetError(f"{item.where}: {path} has {len(item.value)} names, {', '.join(item.value)}, where one "
-                             f"belongs; indent arguments further than `- Name:`")
+            names = short(", ".join(item.value), 80)
+            raise DbnetError(f"{item.where}: {path} has {len(item.value)} names, {names}, where one belongs; "
+                             f"indent arguments further than `- Name:`")
         bare = isinstance(item.value, str) and item.value in TRANSFORMS
         hint = f"`- {item.value}:`, with the colon" if bare else "`- Name:` with its arguments, if any, below"
         raise DbnetError(f"{item.where}: {path} is {kind_of(plain(item))}; write {hint}")

@@ -14,12 +14,14 @@ from typing import Any
 
 import yaml
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short, shown
 
 #: Bytes of a file; the seed's have 5,000.
-MAX_BYTES = 2**17
+MAX_BYTES = 2**16
 #: Values after anchors have been followed, and how deep they may lie; the seed's have 250 and 7.
 MAX_VALUES, MAX_DEPTH = 20_000, 40
+#: Characters of a key; the longest known ones have 23.
+MAX_KEY = 80
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp")}
@@ -35,7 +37,12 @@ class Node:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, with its resolvers copied by the line below."""
+    """PyYAML's, with its resolvers copied by the line below. Brackets are counted: its time grows with their square."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level > MAX_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, "brackets are nested too deep for a recipe", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
 
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
@@ -74,7 +81,7 @@ def parse_yaml(data: bytes | str, label: str, lines: bool = True) -> Node:
         where = f"{label}:{mark.line + 1}" if mark and lines else label
         hint = "; indent with spaces" if "\\t" in str(error.problem) else ""
         problem = " ".join(filter(None, (error.context, error.problem)))
-        raise DbnetError(f"{where}: is no YAML: {problem}{hint}") from error
+        raise DbnetError(f"{where}: is no YAML: {short(problem)}{hint}") from error
     except yaml.reader.ReaderError as error:
         raise DbnetError(f"{label}: is no text ({error.reason} at {error.position}); give a recipe in YAML") from error
     except RecursionError as error:
@@ -102,10 +109,10 @@ class _Walk:
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             return Node([self.node(item, depth + 1) for item in node.value], where)
         if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN:
-            raise DbnetError(f"{where}: {node.tag.replace(_TAG, '!!')} is no value of a recipe")
+            raise DbnetError(f"{where}: {short(node.tag.replace(_TAG, '!!'), 80)} is no value of a recipe")
         try:
             return Node(self._loader.construct_object(node), where)
-        except ValueError as error:
+        except (ValueError, LookupError, AttributeError) as error:  # the last two by PyYAML, for `!!bool 2`
             raise DbnetError(f"{where}: {node.value[:40]!r} cannot be read as {node.tag.replace(_TAG, '')} "
                              f"({str(error)[:60]}); quote it if it is text") from error
 
@@ -124,6 +131,8 @@ class _Walk:
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 raise DbnetError(f"{where}: a key is a word, not a list or a section")
+            if len(key.value) > MAX_KEY:
+                raise DbnetError(f"{where}: {shown(key.value, 40)} is no key of a recipe")
             if key.value in own:
                 raise DbnetError(f"{where}: {key.value[:80]!r} is set twice, first at {own[key.value].where}")
             own[key.value] = replace(self.node(value, depth + 1), where=where)

@@ -1,16 +1,17 @@
 """The record: what a weight file alone does not know, as one line of JSON that every format we write carries.
 
 Carriers: .pth `state_dict._metadata["dbnet"]`, .ckpt and .pdparams a `str` entry named "dbnet", safetensors
-`__metadata__["dbnet"]`, .onnx `metadata_props["dbnet"]`.
+`__metadata__["dbnet"]`, .onnx `metadata_props["dbnet"]`, .mindir `user_info["dbnet"]`.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short, shown
 from dbnet.spec import BoxRule, ModelSpec, PixelFormat, get_spec, with_semantics
 
 #: The key under which each carrier holds the record.
@@ -46,7 +47,7 @@ class Record:
             if not isinstance(data, dict):
                 raise TypeError("not an object")
             if data["version"] != RECORD_VERSION:
-                raise DbnetError(f"{where}: its record has version {data['version']!r}, this dbnet reads "
+                raise DbnetError(f"{where}: its record has version {shown(data['version'])}, this dbnet reads "
                                  f"{RECORD_VERSION}; update dbnet-parity")
             spec = with_semantics(get_spec(_typed(data["spec"], str)), dict(data["semantics"]))
             spec = replace(spec, pixels=_read(PixelFormat, data["pixels"]), boxes=_read(BoxRule, data["boxes"]))
@@ -54,8 +55,8 @@ class Record:
             return cls(spec, _typed(data["origin"], str), None if sha256 is None else _typed(sha256, str))
         except DbnetError as error:
             raise DbnetError(f"{where}: its record cannot be used: {error}") from error
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise DbnetError(f"{where}: its record is damaged ({type(error).__name__}: {error}); "
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise DbnetError(f"{where}: its record is damaged ({type(error).__name__}: {short(error)}); "
                              f"convert the original file again") from error
 
 
@@ -69,17 +70,23 @@ def _semantics(spec: ModelSpec) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is not a {kind.__name__}")
+        raise TypeError(f"{shown(value)} is not a {kind.__name__}")
     return value
 
 
 def _read(kind: type, data: Any) -> Any:
     """An instance of a flat dataclass, every value checked against its type. Raises TypeError, ValueError, KeyError."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     needed = {field.name for field in fields(kind) if field.default is MISSING}  # the others came with later versions
     if not needed <= set(data) <= set(hints):
         raise ValueError(f"{kind.__name__} has {sorted(hints)}, the file {sorted(data)}")
     return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Compiles our annotations, which is done once and never while a stranger's file is read."""
+    return get_type_hints(kind)
 
 
 def _value(hint: Any, value: Any) -> Any:
@@ -88,15 +95,15 @@ def _value(hint: Any, value: Any) -> Any:
         return bool(_typed(value, bool))
     if hint in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{value!r} is not a number")
+            raise TypeError(f"{shown(value)} is not a number")
         number = hint(value)
         if number != value or not abs(number) <= 1e6:
-            raise ValueError(f"{value!r} is out of range")
+            raise ValueError(f"{shown(value)} is out of range")
         return number
     if choices and isinstance(choices[0], type):  # a tuple of numbers
         if not isinstance(value, list) or len(value) != len(choices):
-            raise TypeError(f"{value!r} is not a list of {len(choices)} numbers")
+            raise TypeError(f"{shown(value)} is not a list of {len(choices)} numbers")
         return tuple(_value(kind, item) for kind, item in zip(choices, value, strict=True))
     if value not in choices:
-        raise ValueError(f"{value!r} is not one of {choices}")
+        raise ValueError(f"{shown(value)} is not one of {choices}")
     return value

@@ -8,9 +8,10 @@ travels with the weights (`dbnet.record`). The same weights under another rule a
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, shown
 
 #: Every named stage of the evaluation graph, in the order in which it is computed. c2..c5: backbone maps at strides
 #: 4, 8, 16, 32; p2..p5: outputs of the neck's `out` convolutions at the same strides, before upsampling; fused: the
@@ -29,7 +30,7 @@ Padding = Literal["same", "symmetric"]
 SeGate = Literal["none", "sigmoid", "hard_sigmoid", "hard_sigmoid_0.2"]
 Neck = Literal["dbfpn", "rsefpn"]
 Fusion = Literal["concat", "asf", "asf_spatial"]
-Upsampling = Literal["floor", "align_corners"]
+Upsampling = Literal["floor", "align_corners", "rounded"]
 FirstShortcut = Literal["identity", "projection"]
 Deformable = Literal["none", "modulated"]
 Offsets = Literal["strided", "mhliao"]
@@ -106,8 +107,9 @@ class ModelSpec:
       before the other layers (PaddleOCR's ResNet-18).
     neck: `dbfpn`, or `rsefpn` of PP-OCRv3, whose convolutions are followed by a residual squeeze-and-excitation with
       the gate `neck_gate`: `hard_sigmoid_0.2` (Paddle) or `hard_sigmoid` (MindOCR).
-    upsampling: how RSEFPN enlarges. `floor`: every pixel becomes a square (Paddle, and every DBFPN);
-      `align_corners`: the corners' centres stay where they are (MindOCR's RSEFPN).
+    upsampling: how the neck enlarges. `floor`: every pixel becomes a square (Paddle, and every project's DBFPN);
+      `align_corners`: the corners' centres stay where they are (MindOCR's RSEFPN); `rounded`: squares that lie
+      factor / 2 - 1 pixels further up and left (an older .onnx of Paddle2ONNX, as PP-OCRv2's).
     """
 
     name: str
@@ -142,7 +144,9 @@ class ModelSpec:
             unused.append("first_shortcut")
         if self.deformable == "none" or self.backbone != "resnet50":
             unused.append("offsets")
-        unused += ["fusion"] if self.neck == "rsefpn" else ["neck_gate", "upsampling"]
+        unused += ["fusion"] if self.neck == "rsefpn" else ["neck_gate"]
+        if self.neck == "dbfpn" and self.upsampling == "floor":
+            unused.append("upsampling")  # the only one that any project's own code has there
         return {name: value for name, value in self.semantics().items() if name not in unused}
 
 
@@ -211,8 +215,13 @@ def get_spec(spec: str | ModelSpec) -> ModelSpec:
     if isinstance(spec, ModelSpec):
         return spec
     if spec not in SPECS:
-        raise DbnetError(f"unknown spec {spec!r}; choose one of {', '.join(SPECS)}")
+        raise DbnetError(f"unknown spec {shown(spec)}; choose one of {', '.join(SPECS)}")
     return SPECS[spec]
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(ModelSpec)
 
 
 def with_semantics(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
@@ -220,18 +229,18 @@ def with_semantics(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
 
     Raises DbnetError for an unknown field or value.
     """
-    hints = get_type_hints(ModelSpec)
+    hints = _hints()
     checked: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in SEMANTIC_FIELDS:
-            raise DbnetError(f"unknown semantic {name!r}; choose from {', '.join(SEMANTIC_FIELDS)}")
+            raise DbnetError(f"unknown semantic {shown(name)}; choose from {', '.join(SEMANTIC_FIELDS)}")
         choices = get_args(hints[name])
         if choices and value not in choices:
-            raise DbnetError(f"{name} cannot be {value!r}; choose from {', '.join(map(str, choices))}")
+            raise DbnetError(f"{name} cannot be {shown(value)}; choose from {', '.join(map(str, choices))}")
         if not choices:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 < value <= 1e6 or hints[name](value) != value:
-                raise DbnetError(f"{name} cannot be {value!r}; it must be a positive number")
+                raise DbnetError(f"{name} cannot be {shown(value)}; it must be a positive number")
             value = hints[name](value)
         if name == "neck_channels" and (value % NECK_UNIT or value > WIDEST_NECK):
             raise DbnetError(f"{name} cannot be {value}; it must be a multiple of {NECK_UNIT}, at most {WIDEST_NECK}")

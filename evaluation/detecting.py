@@ -58,9 +58,11 @@ def settings_of(runner: Runner, model: Path, pixels: PixelFormat, boxes: BoxRule
     """What the detections are made with, for the report: JSON values."""
     turned = "as it is stored (its EXIF orientation is left alone)" if pixels.ignore_orientation else \
         "as it is shown (turned as its EXIF orientation says)"
+    notes = list(getattr(runner, "notes", ()))
     return {"settings": {"runner": runner.name, "device": runner.device, "file": str(model),
                          "model": getattr(runner, "digest", None), "spec": runner.spec.name,
-                         "semantics": runner.spec.semantics(), "pixels": asdict(pixels), "boxes": asdict(boxes)},
+                         "semantics": runner.spec.semantics(), "pixels": asdict(pixels), "boxes": asdict(boxes),
+                         **({"notes": notes} if notes else {})},
             "versions": versions() | {"runner": runner.environment()},
             "coordinates": f"pixels of the image {turned}, x to the right and y down from its top left corner"}
 

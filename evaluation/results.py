@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dbnet.datasets import labelfile
-from dbnet.datasets.archive import image_stem, natural_order, read_texts, zips_inside
-from dbnet.datasets.labels import FORMATS
+from dbnet.datasets.archive import image_stem, natural_order, read_texts, shown_name, zips_inside
+from dbnet.datasets.labels import FORMATS, where_of
 from dbnet.errors import DbnetError
 from dbnet.sample import Detection, Sample
 from evaluation.result_json import read_json, read_label_file
@@ -64,7 +64,7 @@ def read_results(path: str | Path, dataset: str | None = None) -> Results:
     if not texts:
         raise DbnetError(f"{path}: no results (.txt files) in it" + _labels_hint(path))
     name, text = next(iter(texts.items()))
-    where = f"{path}" if path.name == name else f"{path}/{name}"
+    where = where_of(path, name)
     if len(texts) == 1 and not name.lower().endswith(".txt"):
         form, detections = "dbnet", read_json(text, where)
     elif len(texts) == 1 and labelfile.is_label_file(text):
@@ -82,15 +82,16 @@ def _read_files(path: Path, texts: Mapping[str, str], dataset: str | None) -> tu
     files: dict[str, str] = {}
     for name in sorted(texts, key=natural_order):
         if LABELS.search(name) or not name.lower().endswith(".txt"):
-            raise DbnetError(f"{path}: {name} is no result file; they are called res_img_N.txt, or as their image "
-                             f"with .txt; gt_ begins the name of labels: are --gt and --results the other way round?")
+            raise DbnetError(f"{path}: {shown_name(name)} is no result file; they are called res_img_N.txt, or as "
+                             f"their image with .txt; gt_ begins the name of labels: are --gt and --results the other "
+                             f"way round?")
         stem = PREFIX.sub("", image_stem(Path(name).stem))
         if stem in files:
-            raise DbnetError(f"{path}: {files[stem]} and {name} are both results of {stem}; keep the one that counts")
+            raise DbnetError(f"{path}: {shown_name(files[stem])} and {shown_name(name)} are both results of "
+                             f"{shown_name(stem)}; keep the one that counts")
         files[stem] = name
     dataset = dataset or _told(path, files)
-    where = {name: f"{path}" if path.name == name else f"{path}/{name}" for name in texts}
-    return dataset, {stem: parse_lines(texts[name], where[name], dataset) for stem, name in files.items()}
+    return dataset, {stem: parse_lines(texts[name], where_of(path, name), dataset) for stem, name in files.items()}
 
 
 def _told(path: Path, files: Mapping[str, str]) -> str:
@@ -100,7 +101,7 @@ def _told(path: Path, files: Mapping[str, str]) -> str:
             return dataset
     if all(name.startswith("res_") for name in files.values()):  # the competition's way to call them
         return "icdar2015"
-    raise DbnetError(f"{path}: cannot tell whose results these are ({min(files.values())}); say --format "
+    raise DbnetError(f"{path}: cannot tell whose results these are ({shown_name(min(files.values()))}); say --format "
                      f"{'|'.join(dataset for dataset, _ in NAMES)}")
 
 
@@ -114,10 +115,11 @@ def _notes(detections: Mapping[str, list[Detection]]) -> list[str]:
 def _official(detections: Mapping[str, list[Detection]]) -> list[str]:
     """What the competition's script would have refused the files for, and is scored here all the same."""
     polygons = [detection.polygon for found in detections.values() for detection in found]
+    quads = np.array(polygons, np.float64).reshape(-1, 4, 2)
+    following = np.roll(quads, -1, axis=1)
     # The sum over edges of (x2 - x1) (y2 + y1), which the script wants to be 0 or less.
-    turned = sum(float(np.sum((np.roll(p[:, 0], -1) - p[:, 0]) * (np.roll(p[:, 1], -1) + p[:, 1]))) > 0
-                 for p in (np.asarray(polygon, np.float64) for polygon in polygons))
-    broken = sum(bool(np.any(p != np.trunc(p))) for p in polygons)
+    turned = int((((following - quads)[..., 0] * (following + quads)[..., 1]).sum(axis=1) > 0).sum())
+    broken = int((quads != np.trunc(quads)).any(axis=(1, 2)).sum())
     told = [f"{count} {what}" for count, what in ((turned, "run anticlockwise"), (broken, "have fractions of pixels"))
             if count]
     return [f"of {len(polygons)} quadrilaterals {' and '.join(told)}: the competition's script refuses such files"

@@ -238,7 +238,7 @@ def _check_header(name: str, line: bytes, header: dict[str, Any]) -> None:
         raise _foreign(name) from error
     differing = [key for key in {**theirs, **ours} if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT)]
     if differing:
-        told = [f"{key} {_shown(theirs, key)} there, {_shown(ours, key)} now" for key in differing[:3]]
+        told = [f"{key[-60:]} {_shown(theirs, key)} there, {_shown(ours, key)} now" for key in differing[:3]]
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise DbnetError(f"{name}: its detections were made otherwise: {'; '.join(told)}{more}; choose another file, "
                          f"or delete it")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from dbnet.parameters import BACKBONE_CHANNELS
-from dbnet.spec import ModelSpec, SeGate
+from dbnet.spec import ModelSpec, SeGate, Upsampling
 from ms_models.mobilenet import gate
 
 
@@ -21,6 +21,23 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
 def enlarge_aligned(x: Tensor, factor: int) -> Tensor:
     """The same with the centres of the corners where they were: pixel i shows round(i (n - 1) / (factor n - 1))."""
     return ops.ResizeNearestNeighbor((x.shape[2] * factor, x.shape[3] * factor), True)(x)
+
+
+def shifted(x: Tensor, by: int) -> Tensor:
+    """Everything `by` pixels further up and left; the last rows and columns stay."""
+    if by == 0:
+        return x
+    x = ops.concat((x[:, :, by:], x[:, :, -by:]), 2)
+    return ops.concat((x[:, :, :, by:], x[:, :, :, -by:]), 3)
+
+
+def larger(x: Tensor, factor: int, kind: Upsampling) -> Tensor:
+    """Enlargement as the spec wants it; the factor is even."""
+    if kind == "align_corners":
+        return enlarge_aligned(x, factor)
+    if kind == "rounded":
+        return shifted(enlarge(x, factor), factor // 2 - 1)
+    return enlarge(x, factor)
 
 
 class AdaptiveScaleFusion(nn.Cell):
@@ -69,6 +86,7 @@ class DBFPN(nn.Cell):
         super().__init__()
         width = spec.neck_channels
         self.asf = spec.fusion != "concat"
+        self.upsampling = spec.upsampling
         self.unify_channels = nn.CellList([
             nn.Conv2d(channels, width, 1, stride=1, pad_mode="pad", padding=0, has_bias=False)
             for channels in BACKBONE_CHANNELS[spec.backbone]])
@@ -78,11 +96,12 @@ class DBFPN(nn.Cell):
 
     def construct(self, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         in5 = self.unify_channels[3](c5)
-        in4 = self.unify_channels[2](c4) + enlarge(in5, 2)
-        in3 = self.unify_channels[1](c3) + enlarge(in4, 2)
-        in2 = self.unify_channels[0](c2) + enlarge(in3, 2)
+        in4 = self.unify_channels[2](c4) + larger(in5, 2, self.upsampling)
+        in3 = self.unify_channels[1](c3) + larger(in4, 2, self.upsampling)
+        in2 = self.unify_channels[0](c2) + larger(in3, 2, self.upsampling)
         p2, p3, p4, p5 = self.out[0](in2), self.out[1](in3), self.out[2](in4), self.out[3](in5)
-        maps = (enlarge(p5, 8), enlarge(p4, 4), enlarge(p3, 2), p2)
+        kind = self.upsampling
+        maps = (larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2)
         fused = self.fuse(maps) if self.asf else ops.concat(maps, 1)
         return p2, p3, p4, p5, fused
 
@@ -122,22 +141,17 @@ class RSEFPN(nn.Cell):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         width, kind = spec.neck_channels, spec.neck_gate
-        self.aligned = spec.upsampling == "align_corners"
+        self.upsampling = spec.upsampling
         self.ins_conv = nn.CellList([
             ResidualSqueeze(channels, width, 1, kind) for channels in BACKBONE_CHANNELS[spec.backbone]])
         self.inp_conv = nn.CellList([ResidualSqueeze(width, width // 4, 3, kind) for _ in range(4)])
 
-    def larger(self, x: Tensor, factor: int) -> Tensor:
-        """Enlargement as the spec wants it."""
-        if self.aligned:
-            return enlarge_aligned(x, factor)
-        return enlarge(x, factor)
-
     def construct(self, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         in5 = self.ins_conv[3](c5)
-        in4 = self.ins_conv[2](c4) + self.larger(in5, 2)
-        in3 = self.ins_conv[1](c3) + self.larger(in4, 2)
-        in2 = self.ins_conv[0](c2) + self.larger(in3, 2)
+        in4 = self.ins_conv[2](c4) + larger(in5, 2, self.upsampling)
+        in3 = self.ins_conv[1](c3) + larger(in4, 2, self.upsampling)
+        in2 = self.ins_conv[0](c2) + larger(in3, 2, self.upsampling)
         p2, p3, p4, p5 = self.inp_conv[0](in2), self.inp_conv[1](in3), self.inp_conv[2](in4), self.inp_conv[3](in5)
-        fused = ops.concat((self.larger(p5, 8), self.larger(p4, 4), self.larger(p3, 2), p2), 1)
+        kind = self.upsampling
+        fused = ops.concat((larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2), 1)
         return p2, p3, p4, p5, fused

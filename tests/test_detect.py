@@ -29,6 +29,7 @@ from evaluation.detecting_inputs import MARKER
 from evaluation.evaluate import evaluate
 from evaluation.runners import open_runner
 from tests.detecting import SPEC, dbnet, write_image, write_labels, write_model, write_photos
+from tests.opaque_models import detector
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ("detections.json", "det_results.txt", "submit", "submit.zip", ".")
@@ -374,6 +375,8 @@ def test_the_commands_of_the_page(here, model, monkeypatch, capsys):
     write_labels(here / "gt")
     for folder in ("a", "b"):
         write_photos(here / "archive" / folder, 2)
+    detector(here / "ch_PP-OCRv4_det_infer.onnx", graph="Model from PaddlePaddle.")
+    detector(here / "detector.onnx", output="probs", more=["thresh"])
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/detect.md").read_text(encoding="utf-8"), re.DOTALL)
     commands = re.findall(r"^\$ dbnet (.*?)(?:  #.*)?$", "".join(blocks), re.MULTILINE)
     assert len(commands) >= 10

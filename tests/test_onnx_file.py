@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from converters import onnx_file
+from converters import onnx_file, onnx_wire
 from converters.tensor_file import TensorFile, Weights
 from converters.weights import same_bits
 from dbnet.errors import DbnetError
@@ -219,7 +219,7 @@ def test_scalars_and_empty_tensors(shape, raw, tmp_path):
 def test_typed_integers_in_blocks(values, block, tmp_path):
     tensor = helper.make_tensor("w", TensorProto.INT64, [len(values)], values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, "BLOCK_BYTES", block)
+        patch.setattr(onnx_wire, "BLOCK_BYTES", block)
         assert load(tmp_path, foreign(tensor)).tensors["w"].tolist() == values
 
 

@@ -17,6 +17,8 @@ from dbnet.spec import SPECS, STAGES
 
 PADDLE = SPECS["db_mv3_ppocrv3"]
 MINDOCR = replace(PADDLE, upsampling="align_corners", neck_gate="hard_sigmoid")
+#: What an .onnx of Paddle2ONNX computes whose Resize does not say how it rounds (PP-OCRv2); its neck is a DBFPN.
+ROUNDED = replace(SPECS["db_mv3_paddle"], upsampling="rounded", neck_channels=32)
 BOTH = pytest.mark.parametrize("spec", [PADDLE, MINDOCR], ids=["paddle", "mindocr"])
 
 
@@ -41,7 +43,9 @@ def by_onnx(model, x):
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, {"image": x}), strict=True))
 
 
-@BOTH
+@pytest.mark.parametrize("spec", [PADDLE, MINDOCR, ROUNDED, replace(PADDLE, upsampling="rounded"),
+                                  replace(ROUNDED, upsampling="align_corners", fusion="asf", neck_channels=64)],
+                         ids=["paddle", "mindocr", "rounded", "rounded rsefpn", "aligned dbfpn"])
 def test_torch_and_onnx_agree_at_every_stage(spec):
     weights = seeded_weights(spec, 1)
     theirs = by_torch(spec, weights, image())
@@ -52,12 +56,13 @@ def test_torch_and_onnx_agree_at_every_stage(spec):
 
 
 @pytest.mark.skipif(not installed("mindspore"), reason="mindspore is not installed")
-def test_torch_and_mindspore_agree():
-    """Of the two, the one that needs the operator that only MindSpore has."""
+@pytest.mark.parametrize("spec", [MINDOCR, ROUNDED], ids=["mindocr", "rounded"])
+def test_torch_and_mindspore_agree(spec):
+    """Not Paddle's, which needs no operator of its own."""
     from ms_models.runner import MindSporeRunner
-    weights = seeded_weights(MINDOCR, 1)
-    theirs, ours = by_torch(MINDOCR, weights, image()), MindSporeRunner(
-        MINDOCR, weights, device="cpu", stages=("fused", "probability")).run(image())
+    weights = seeded_weights(spec, 1)
+    theirs, ours = by_torch(spec, weights, image()), MindSporeRunner(
+        spec, weights, device="cpu", stages=("fused", "probability")).run(image())
     for stage, found in ours.items():
         assert np.abs(found - theirs[stage]).max() <= 1e-5 * np.abs(theirs[stage]).max(), stage
 
@@ -73,6 +78,23 @@ def test_aligned_corners_are_what_their_definition_says(size, factor):
     found = enlarge_aligned(torch.from_numpy(x), factor).numpy()
     assert np.array_equal(found, expected)
     assert [found[0, 0, i, j] for i in (0, -1) for j in (0, -1)] == [x[0, 0, i, j] for i in (0, -1) for j in (0, -1)]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 2), (23, 40)])
+def test_rounded_is_what_onnx_runtime_makes_of_a_resize_without_nearest_mode(size, factor):
+    torch, ort = pytest.importorskip("torch"), pytest.importorskip("onnxruntime")
+    from torch_reference.fpn import larger
+    scales = onnx.helper.make_tensor("s", 1, [4], [1.0, 1.0, factor, factor])
+    nodes = [onnx.helper.make_node("Constant", [], ["s"], value=scales),
+             onnx.helper.make_node("Resize", ["x", "", "s"], ["y"], mode="nearest",
+                                   coordinate_transformation_mode="asymmetric")]
+    values = [onnx.helper.make_tensor_value_info(name, 1, [1, 1, "h", "w"]) for name in ("x", "y")]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8,
+                                   opset_imports=[onnx.helper.make_opsetid("", 13)])
+    x = np.arange(size[0] * size[1], dtype=np.float32).reshape(1, 1, *size)
+    expected = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    assert np.array_equal(larger(torch.from_numpy(x), factor, "rounded").numpy(), expected)
 
 
 @BOTH

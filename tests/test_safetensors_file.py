@@ -211,7 +211,7 @@ BAD = {
     "shape of floats": (raw(one(shape=[2.0])), "no list of numbers"),
     "shape of booleans": (raw(one(shape=[True, 2])), "no list of numbers"),
     "negative": (raw(one(shape=[-2])), "no list of numbers"),
-    "huge": (raw(one(shape=[2**62] * 8)), "takes"),
+    "huge": (raw(one(shape=[2**62] * 8)), "but its shape"),
     "too many dims": (raw(one(shape=[1] * 33)), "no list of numbers"),
     "zero size": (raw(one(shape=[0, 2**62], offsets=[0, 0])), "is empty"),
     "three offsets": (raw(one(offsets=[0, 8, 8])), "no list of numbers"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dbnet.parameters import BACKBONE_CHANNELS
-from dbnet.spec import ModelSpec, SeGate
+from dbnet.spec import ModelSpec, SeGate, Upsampling
 from torch_reference.mobilenet import gate
 
 
@@ -27,6 +27,23 @@ def enlarge_aligned(x: Tensor, factor: int) -> Tensor:
     rows = (2 * rows * (height - 1) + last_row) // (2 * last_row)
     columns = (2 * columns * (width - 1) + last_column) // (2 * last_column)
     return x[:, :, rows][:, :, :, columns]
+
+
+def shifted(x: Tensor, by: int) -> Tensor:
+    """Everything `by` pixels further up and left; the last rows and columns stay."""
+    if by == 0:
+        return x
+    x = torch.cat((x[:, :, by:], x[:, :, -by:]), 2)
+    return torch.cat((x[:, :, :, by:], x[:, :, :, -by:]), 3)
+
+
+def larger(x: Tensor, factor: int, kind: Upsampling) -> Tensor:
+    """Enlargement as the spec wants it; the factor is even."""
+    if kind == "align_corners":
+        return enlarge_aligned(x, factor)
+    if kind == "rounded":
+        return shifted(enlarge(x, factor), factor // 2 - 1)
+    return enlarge(x, factor)
 
 
 class AdaptiveScaleFusion(nn.Module):
@@ -75,6 +92,7 @@ class DBFPN(nn.Module):
         super().__init__()
         width = spec.neck_channels
         self.asf = spec.fusion != "concat"
+        self.upsampling = spec.upsampling
         self.unify_channels = nn.ModuleList([
             nn.Conv2d(channels, width, 1, stride=1, padding=0, bias=False)
             for channels in BACKBONE_CHANNELS[spec.backbone]])
@@ -84,11 +102,12 @@ class DBFPN(nn.Module):
 
     def forward(self, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         in5 = self.unify_channels[3](c5)
-        in4 = self.unify_channels[2](c4) + enlarge(in5, 2)
-        in3 = self.unify_channels[1](c3) + enlarge(in4, 2)
-        in2 = self.unify_channels[0](c2) + enlarge(in3, 2)
+        in4 = self.unify_channels[2](c4) + larger(in5, 2, self.upsampling)
+        in3 = self.unify_channels[1](c3) + larger(in4, 2, self.upsampling)
+        in2 = self.unify_channels[0](c2) + larger(in3, 2, self.upsampling)
         p2, p3, p4, p5 = self.out[0](in2), self.out[1](in3), self.out[2](in4), self.out[3](in5)
-        maps = (enlarge(p5, 8), enlarge(p4, 4), enlarge(p3, 2), p2)
+        kind = self.upsampling
+        maps = (larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2)
         fused = self.fuse(maps) if self.asf else torch.cat(maps, 1)
         return p2, p3, p4, p5, fused
 
@@ -127,22 +146,17 @@ class RSEFPN(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         width, kind = spec.neck_channels, spec.neck_gate
-        self.aligned = spec.upsampling == "align_corners"
+        self.upsampling = spec.upsampling
         self.ins_conv = nn.ModuleList([
             ResidualSqueeze(channels, width, 1, kind) for channels in BACKBONE_CHANNELS[spec.backbone]])
         self.inp_conv = nn.ModuleList([ResidualSqueeze(width, width // 4, 3, kind) for _ in range(4)])
 
-    def larger(self, x: Tensor, factor: int) -> Tensor:
-        """Enlargement as the spec wants it."""
-        if self.aligned:
-            return enlarge_aligned(x, factor)
-        return enlarge(x, factor)
-
     def forward(self, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         in5 = self.ins_conv[3](c5)
-        in4 = self.ins_conv[2](c4) + self.larger(in5, 2)
-        in3 = self.ins_conv[1](c3) + self.larger(in4, 2)
-        in2 = self.ins_conv[0](c2) + self.larger(in3, 2)
+        in4 = self.ins_conv[2](c4) + larger(in5, 2, self.upsampling)
+        in3 = self.ins_conv[1](c3) + larger(in4, 2, self.upsampling)
+        in2 = self.ins_conv[0](c2) + larger(in3, 2, self.upsampling)
         p2, p3, p4, p5 = self.inp_conv[0](in2), self.inp_conv[1](in3), self.inp_conv[2](in4), self.inp_conv[3](in5)
-        fused = torch.cat((self.larger(p5, 8), self.larger(p4, 4), self.larger(p3, 2), p2), 1)
+        kind = self.upsampling
+        fused = torch.cat((larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2), 1)
         return p2, p3, p4, p5, fused

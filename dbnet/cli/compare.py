@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from dbnet.cli.options import PathArgument, json_option, print_table, source_options, write_json
+from dbnet.cli.evaluate_options import BOX_SETTINGS, box_options
+from dbnet.cli.options import (
+    PathArgument,
+    json_option,
+    map_output_option,
+    print_table,
+    refuse_others,
+    source_options,
+    write_json,
+)
 
 LISTED = 20
+RUNNERS = ("torch", "mindspore", "onnxruntime")
+#: What only a comparison on images looks at.
+_RUNNING = {"limit", "runner_a", "runner_b", "device", "threads", "recursive", "map_output", "pixels", *BOX_SETTINGS}
+T = TypeVar("T")
 
 
 @click.command()
 @click.argument("a", type=PathArgument)
 @click.argument("b", type=PathArgument)
-@click.option("--weights", is_flag=True, required=True, help="Compare tensor by tensor, bit for bit.")
+@click.option("--weights", is_flag=True, help="Compare tensor by tensor, bit for bit.")
+@click.option("--images", multiple=True, metavar="IMAGE|FOLDER|GLOB",
+              help="Run both on these images and compare probability maps and boxes (repeatable).")
+@click.option("--recursive", "-r", is_flag=True, help="Look in the folders below --images too.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
+@click.option("--runner-a", type=click.Choice(RUNNERS), help="Who runs A. Default: the format's own framework.")
+@click.option("--runner-b", type=click.Choice(RUNNERS), help="Who runs B.")
+@click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runners.")
 @json_option
+@box_options
 @source_options
-def compare(a: Path, b: Path, weights: bool, json_path: str | None, options: Any) -> None:
-    """Compare two weight files of any format under canonical names. Exit code 1 if they differ.
+@map_output_option
+def compare(a: Path, b: Path, weights: bool, images: tuple[str, ...], json_path: str | None, options: Any,
+            **given: Any) -> None:
+    """Compare two models of any format: their weights under canonical names, or what they find in images.
 
-    A different semantic (such as stem_pool) is a difference: equal names do not make equal numbers.
+    Exit code 1 if they differ. With --weights a different semantic (such as stem_pool) is a difference: equal names do
+    not make equal numbers. With --images each model gets its own pixels and box rule, unless options say otherwise;
+    the same are two whose boxes have the same corners and whose probabilities are at most 1e-4 apart.
     """
+    if weights == bool(images):
+        raise click.UsageError("give --weights or --images, one of them")
+    if images:
+        from dbnet.cli.compare_images import run
+        run(a, b, images, json_path, options, **given)
+        return
+    refuse_others("--weights", _RUNNING)
+    from functools import partial
+
     from converters.compare_weights import compare_weights
-    first, second = _loaded(a, b, options)
+    from converters.load import load_model
+    first, second = for_each(options, partial(load_model, a), partial(load_model, b))
     result = compare_weights(first, second)
     if json_path:
         write_json(json_path, {
@@ -37,20 +74,20 @@ def compare(a: Path, b: Path, weights: bool, json_path: str | None, options: Any
         raise click.exceptions.Exit(1)
 
 
-def _loaded(a: Path, b: Path, options: Any) -> list[Any]:
+def for_each(options: Any, *openers: Callable[[Any], T]) -> list[T]:
     """Both models. --part and --take choose in a file that leaves a choice, as long as one of the two does."""
     from dataclasses import replace
 
-    from converters.load import NoChoiceError, load_model
+    from converters.load import NoChoiceError
     loaded, refused = [], None
-    for path in (a, b):
+    for opener in openers:
         try:
-            loaded.append(load_model(path, options))
+            loaded.append(opener(options))
         except NoChoiceError as error:
             if refused is not None:
                 raise refused from None
             refused = error
-            loaded.append(load_model(path, replace(options, part=None, take=None)))
+            loaded.append(opener(replace(options, part=None, take=None)))
     return loaded
 
 

@@ -36,6 +36,9 @@ def convert(source: Path, target: Path, to: str | None, stages: bool, deformable
     The format follows from content and suffix, network and dialect from names and shapes. The target is read back and
     compared bit for bit before it appears, and carries a record of what the weights compute. Every difference between
     origin and target is told: applied, folded into the weights, or not representable in the target's own project.
+
+    An .onnx that is not ours is read by its graph, and converted only after both have been run side by side. A .mindir
+    is read too: its weights, and what its graph computes.
     """
     if with_optimizer:
         given = {"--to": to, "--stages": stages, "--deformable": deformable, "--take": options.take}
@@ -65,7 +68,8 @@ def _of_weights(conversion: Conversion) -> dict[str, Any]:
         "from": model.dialect, "to": conversion.dialect, "origin": model.record.origin, "bare": model.bare,
         "subset": model.subset, "tensors": len(model.weights), "sha256": model.record.sha256,
         "record": conversion.carries_record, "dropped": model.dropped, "notes": model.notes,
-        "remarks": conversion.remarks, "report": as_data(conversion.report), "training": None}
+        "remarks": conversion.remarks, "report": as_data(conversion.report), "training": None,
+        "proof": conversion.proof.as_data() if conversion.proof else None}
 
 
 def _of_training(moved: TrainingConversion) -> dict[str, Any]:
@@ -76,4 +80,4 @@ def _of_training(moved: TrainingConversion) -> dict[str, Any]:
         "from": training.dialect, "to": moved.dialect, "origin": training.record.origin, "bare": training.bare,
         "subset": "complete", "tensors": moved.weights, "sha256": moved.sha256, "record": moved.carries_record,
         "dropped": [], "notes": training.notes, "remarks": moved.remarks, "report": [],
-        "training": {**moved.progress, "entries": len(training.state)}}
+        "training": {**moved.progress, "entries": len(training.state)}, "proof": None}

@@ -12,7 +12,7 @@ import click
 from dbnet.cli.detect_options import check_report_apart, chosen_kinds, chosen_runner, kind_names
 from dbnet.cli.detect_print import print_summary, progress, report_failures
 from dbnet.cli.evaluate_options import box_options, chosen_boxes
-from dbnet.cli.options import PathArgument, json_option, source_options
+from dbnet.cli.options import PathArgument, json_option, map_output_option, source_options, tell_notes
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ RUNNERS = ("auto", "torch", "mindspore", "onnxruntime")
 @json_option
 @box_options
 @source_options
+@map_output_option
 def detect(inputs: tuple[str, ...], model: Path, recursive: bool, out: Path | None, force: bool, runner: str,
            device: str | None, threads: int | None, json_path: str | None, boxes: dict[str, Any], options: Any,
            only: tuple[str, ...], no_pictures: bool, no_overlay: bool, crops: bool, picture_format: str) -> None:
@@ -58,6 +59,7 @@ def detect(inputs: tuple[str, ...], model: Path, recursive: bool, out: Path | No
     from evaluation.runners import open_runner
     opened = open_runner(model, chosen_runner(runner, device), device, ("probability",), threads, options,
                          concurrent=True)
+    tell_notes(opened)
     pixels, rule = opened.spec.pixels, chosen_boxes(opened.spec.boxes, boxes)
     looks = Looks("pictures" in kinds, not no_overlay, "crops" in kinds, f".{picture_format}")
     writer = _writer(folder, kinds, found.names, looks.suffix, settings_of(opened, model, pixels, rule), json_path)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dbnet.cli.evaluate_options import (
     BOX_SETTINGS,
@@ -19,7 +16,15 @@ from dbnet.cli.evaluate_options import (
     protocol_names,
     sweep_settings,
 )
-from dbnet.cli.options import SOURCE_SETTINGS, PathArgument, json_option, source_options
+from dbnet.cli.options import (
+    SOURCE_SETTINGS,
+    PathArgument,
+    json_option,
+    map_output_option,
+    progress_bar,
+    refuse_others,
+    source_options,
+)
 from dbnet.cli.recipe_options import RecipeCommand, opt_option
 from dbnet.errors import DbnetError
 
@@ -65,6 +70,7 @@ DATA_PARTS = ("images", "gt", "test/images", "test/gt")
 @json_option
 @box_options
 @source_options
+@map_output_option
 def evaluate(model: Path | None, recipe: str | None, results: Path | None, json_path: str | None, images: int,
              **given: Any) -> None:
     """Score MODEL (any supported format) on a data set, or anybody's result files against a ground truth.
@@ -77,18 +83,18 @@ def evaluate(model: Path | None, recipe: str | None, results: Path | None, json_
     if results is None:
         _check_model_options(json_path, model, given)
     if recipe is not None and results is None:
-        _refuse_others("-c", {"gt", "form", "dataset"})
+        refuse_others("-c", {"gt", "form", "dataset"})
         title, evaluation = _of_model(json_path, evaluate_model.of_recipe(model, recipe, **_taken(
             given, "overrides", "root", "protocols", "limit")), given)
     elif model is not None and results is None:
-        _refuse_others("MODEL", {"gt", "form"})
-        _refuse_others("MODEL without -c", {"overrides"})
+        refuse_others("MODEL", {"gt", "form"})
+        refuse_others("MODEL without -c", {"overrides"})
         _needed("MODEL", given["root"], "--root, or -c RECIPE")
         title, evaluation = _of_model(json_path, evaluate_model.of_dataset(model, **_taken(
             given, "dataset", "root", "protocols", "limit")), given)
     elif results is not None and model is None:
-        _refuse_others("--results", {"recipe", "overrides", "root", "dataset", "save", "runner", "device", "threads",
-                                     *BOX_SETTINGS, *SOURCE_SETTINGS})
+        refuse_others("--results", {"recipe", "overrides", "root", "dataset", "save", "runner", "device", "threads",
+                                     "map_output", *BOX_SETTINGS, *SOURCE_SETTINGS})
         gt = _needed("--results", given["gt"], "--gt")
         _keep(json_path, results, gt)
         title, evaluation = evaluate_results.run(results, gt, **_taken(given, "form", "protocols", "swept", "limit"))
@@ -112,7 +118,7 @@ def _check_model_options(json_path: str | None, model: Path | None, given: dict[
 def _of_model(json_path: str | None, job: Any, given: dict[str, Any]) -> tuple[str, Evaluation]:
     from dbnet.cli import evaluate_model
     _keep(json_path, job.model, *job.labels, *{sample.image.parent for sample in job.samples})
-    with _progress(len(job.samples), json_path == "-") as advance:
+    with progress_bar(len(job.samples), json_path == "-") as advance:
         return evaluate_model.run(job, advance, **_taken(given, "swept", "save", "runner", "device", "threads", "boxes",
                                                          "options"))
 
@@ -121,14 +127,6 @@ def _needed(what: str, given: Path | None, option: str) -> Path:
     if given is None:
         raise click.UsageError(f"{what} needs {option}")
     return given
-
-
-def _refuse_others(what: str, names: Collection[str]) -> None:
-    """A usage error for an option that was given and means nothing beside `what`."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} means nothing with {what}")
 
 
 def _keep(json_path: str | None, *inputs: Path | None) -> None:
@@ -158,16 +156,3 @@ def _report(title: str, evaluation: Evaluation, images: int, json_path: str | No
     if evaluation.sweep:
         print_sweep(evaluation)
     print_versions(evaluation)
-
-
-@contextmanager
-def _progress(total: int, quiet: bool) -> Any:
-    """Yields a callback (done, total); the bar goes to standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    with Progress(TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                  console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("images", total=total)
-        yield lambda done, _total: progress.update(task, completed=done)

@@ -11,8 +11,9 @@ import click
 
 from dbnet.cli.evaluate_options import OWN_PROTOCOL, chosen_boxes, combinations
 from dbnet.errors import DbnetError
+from dbnet.pixel_formats import AnySpec, OpaqueSpec, told
 from dbnet.sample import Sample
-from dbnet.spec import TRAINING_FIELDS, BoxRule, ModelSpec, PixelFormat
+from dbnet.spec import TRAINING_FIELDS, BoxRule, ModelSpec
 
 if TYPE_CHECKING:
     from dbnet.recipe import Recipe
@@ -140,26 +141,33 @@ def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, li
     from evaluation.evaluate import evaluate
     from evaluation.runners import open_runner
     opened = open_runner(job.model, runner=runner, device=device, stages=("probability",), threads=threads,
-                         options=options, concurrent=True)
-    chosen, notes = opened.spec, list(job.notes)
+                         options=options, concurrent=True, otherwise=job.spec)
+    notes = [*job.notes, *getattr(opened, "notes", ())]
+    pixels, own_boxes = opened.spec.pixels, opened.spec.boxes
     if job.spec is not None:
-        _check_network(job, opened.spec)
-        chosen = job.spec
-        if chosen.pixels != opened.spec.pixels:
-            notes.append(f"pixels are the recipe's ({_pixels(chosen.pixels)}), not the model's own "
-                         f"({_pixels(opened.spec.pixels)})")
-    rule = chosen_boxes(chosen.boxes, boxes)
-    evaluation = evaluate(opened, job.samples, chosen.pixels, rule, job.protocols, sweep=combinations(rule, swept),
+        notes += _check_network(job, opened.spec)
+        own_boxes = job.spec.boxes
+        if options.pixels is not None:
+            notes.append(f"the recipe's pixels ({told(job.spec.pixels)}) are left aside, its box rule is not")
+        else:
+            pixels = job.spec.pixels
+    if pixels != opened.spec.pixels:
+        notes.append(f"pixels are the recipe's ({told(pixels)}), not the model's own ({told(opened.spec.pixels)})")
+    rule = chosen_boxes(own_boxes, boxes)
+    evaluation = evaluate(opened, job.samples, pixels, rule, job.protocols, sweep=combinations(rule, swept),
                           save=save, progress=progress)
-    if job.spec is not None:
+    if notes or job.spec is not None:
         evaluation = replace(evaluation, settings=evaluation.settings | dict(job.settings) | {"notes": notes})
     resumed = f", {evaluation.resumed} of them from {save}" if evaluation.resumed else ""
     title = (f"{job.model.name}: {opened.spec.name} on {opened.name} ({opened.device}), {len(job.samples)} images of "
-             f"{job.data}{resumed}; pixels {_pixels(chosen.pixels)}; boxes {_told(rule)}")
+             f"{job.data}{resumed}; pixels {told(pixels)}; boxes {_told(rule)}")
     return title, evaluation
 
 
-def _check_network(job: Job, found: ModelSpec) -> None:
+def _check_network(job: Job, found: AnySpec) -> list[str]:
+    """Notes. Raises DbnetError for a network that is known not to be the recipe's."""
+    if isinstance(found, OpaqueSpec):
+        return [f"whether this is the network of {job.data} is not known, and was not checked"]
     wanted = job.spec or found
     differing = [f"{name} is {value}, the recipe says {wanted.semantics()[name]}"
                  for name, value in (found.relevant_semantics() | {"backbone": found.backbone}).items()
@@ -168,10 +176,7 @@ def _check_network(job: Job, found: ModelSpec) -> None:
         first = [text for text in differing if text.startswith("backbone")] or differing
         raise DbnetError(f"{job.model}: is not the network of {job.data}: {'; '.join(first)}; take the recipe of this "
                          f"model, or score it by its own settings: dbnet evaluate MODEL --root DIR")
-
-
-def _pixels(pixels: PixelFormat) -> str:
-    return f"{pixels.colour} {pixels.resize} {pixels.size}{' as stored' if pixels.ignore_orientation else ''}"
+    return []
 
 
 def _told(rule: BoxRule) -> str:

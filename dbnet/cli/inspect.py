@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dbnet.cli.options import PathArgument, json_option, source_options, write_json
+from dbnet.errors import DbnetError, UnknownNetworkError
 
 LISTED = 8
 
@@ -21,8 +23,14 @@ def inspect(file: Path, json_path: str | None, options: Any) -> None:
 
     Exit code 1 if it fits no known network.
     """
+    from converters.formats import detect
     from converters.inspect import inspect as run
-    found = run(file, options)
+    try:
+        found = run(file, options)
+    except UnknownNetworkError as error:
+        if detect(file) != "onnx":
+            raise
+        raise DbnetError(f"{error}; it may run as it is: {_command(file, None)}") from error
     if json_path:
         write_json(json_path, found)
     if json_path != "-":
@@ -37,7 +45,8 @@ def _show(file: Path, found: dict[str, Any]) -> None:
         subset = "" if found["subset"] == "complete" else "  (inference subset: no head.thresh)"
         lines += [("spec", found["spec"] + subset), ("dialect", found["dialect"]),
                   ("semantics", ", ".join(f"{k}={v}" for k, v in found["semantics"].items())),
-                  ("record", {None: "none: the dialect's defaults are assumed", "matches": "present, digest matches",
+                  ("record", {None: "none: defaults are assumed where no note says else",
+                              "matches": "present, digest matches",
                               "edited": "present, but the weights were changed after it was written"}[found["record"]])]
     else:
         near = found["nearest"]
@@ -45,6 +54,10 @@ def _show(file: Path, found: dict[str, Any]) -> None:
         lines += [("backbone", f"{text}; no neck, no head (for dbnet train --pretrained)")
                   for text in (found["backbone"],) if text]
         lines.append(("fits", f"nothing; nearest is {near['spec']} in {near['dialect']} names"))
+        if found["runs"]:
+            family = found["runs"]["pixels"]
+            why = f"; pixels {family}, for {found['runs']['because']}" if family else ""
+            lines.append(("runs", f"perhaps as it is: {_command(file, family)}{why}"))
     dtypes = ", ".join(f"{count} {name}" for name, count in found["dtypes"].items())
     lines += [("tensors", f"{found['tensors']} ({dtypes})"), ("values", f"{found['parameters']:,}")]
     if found["sha256"]:
@@ -63,6 +76,13 @@ def _show(file: Path, found: dict[str, Any]) -> None:
     lines += [(key, _short(value)) for key, value in found["metadata"].items()]
     for key, text in lines:
         click.echo("".join(c if c.isprintable() else "?" for c in f"{key:<11} {text}"))
+
+
+def _command(file: Path, family: str | None) -> str:
+    """How to run an .onnx whose network is not known."""
+    from dbnet.pixel_formats import CHOICES
+    pixels = "" if family else f" --pixels NAME, NAME one of {CHOICES}"
+    return f"dbnet detect IMAGES -m {shlex.quote(str(file))}{pixels}"
 
 
 def _names(names: list[str]) -> str:

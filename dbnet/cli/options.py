@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dbnet.errors import DbnetError
 
@@ -27,11 +29,13 @@ PathArgument = _Path(path_type=Path, readable=False)
 
 
 #: What `source_options` adds to a command.
-SOURCE_SETTINGS = ("spec", "dialect", "settings", "take", "part", "allow_edited")
+SOURCE_SETTINGS = ("spec", "dialect", "settings", "take", "part", "allow_edited", "pixels")
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--spec, --from, --set, --take, --part, --allow-edited; the command gets them as one `options: SourceOptions`."""
+    """--spec, --from, --set, --take, --part, --allow-edited, --pixels; the command gets them as one
+    `options: SourceOptions`.
+    """
 
     @click.option("--spec", metavar="NAME", help="The network, where shapes leave it open (see dbnet specs).")
     @click.option("--from", "dialect", metavar="DIALECT",
@@ -42,15 +46,57 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--take", type=click.Choice(["plain", "ema"]), help="Which weights of a training file.")
     @click.option("--part", metavar="NAME", help="Which network of a distillation's file, Student or Teacher.")
     @click.option("--allow-edited", is_flag=True, help="Accept weights that do not match the digest in their record.")
+    @click.option("--pixels", metavar="NAME,...", callback=_checked_pixels,
+                  help="What goes in, and the box rule: mindocr, mindocr_pp, paddle, paddle_pp, mhliao, mmocr; or with "
+                       "details: paddle,size=960, or resize=stretch,size=640x640.  [default: the model's own]")
     @functools.wraps(command)
     def wrapped(spec: str | None, dialect: str | None, settings: Sequence[str], take: Any, part: str | None,
-                allow_edited: bool, **others: Any) -> Any:
+                allow_edited: bool, pixels: str | None, **others: Any) -> Any:
         from converters.load import SourceOptions
         options = SourceOptions(spec=spec, dialect=dialect, semantics=dict(map(_setting, settings)), take=take,
-                                allow_edited=allow_edited, part=part)
+                                allow_edited=allow_edited, part=part, pixels=pixels)
         return command(options=options, **others)
 
     return wrapped
+
+
+def _checked_pixels(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None:
+        from dbnet.pixel_formats import pixel_choice
+        try:
+            pixel_choice(text)
+        except DbnetError as error:
+            raise click.BadParameter(str(error)) from error
+    return text
+
+
+def map_output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--map-output, for commands that run a model; it becomes part of the `options` that `source_options` makes, so it
+    stands below that.
+    """
+
+    @click.option("--map-output", metavar="NAME",
+                  help="Which output of an .onnx of others is the probability map, where it has several.")
+    @functools.wraps(command)
+    def wrapped(map_output: str | None, options: Any, **others: Any) -> Any:
+        from dataclasses import replace
+        return command(options=replace(options, output=map_output), **others)
+
+    return wrapped
+
+
+def tell_notes(runner: Any, whose: str = "") -> None:
+    """What a user should know of how a runner was opened, on standard error."""
+    for note in getattr(runner, "notes", ()):
+        click.echo(f"note: {whose}{note}", err=True)
+
+
+def refuse_others(what: str, names: Collection[str]) -> None:
+    """A usage error for an option that was given and means nothing beside `what`."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} means nothing with {what}")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -102,6 +148,19 @@ def write_json(path: str, data: Any) -> None:
         return
     from converters.writing import write_text
     write_text(Path(path), text + "\n")
+
+
+@contextmanager
+def progress_bar(total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yields a callback (images done, images in all); the bar goes to standard error, and only to a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("images", total=total)
+        yield lambda done, _total: progress.update(task, completed=done)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> None:

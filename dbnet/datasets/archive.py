@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 
 #: Bytes of the largest text file of a set that is read; the data sets' own have a few thousand. A zip may claim
 #: anything.
@@ -20,10 +20,14 @@ MAX_BYTES = 2**22
 #: Bytes of a whole set, or of a lone file. Read into polygons a text may take sixteen times as much.
 MAX_TOTAL = 2**26
 MAX_FILES = 100_000
+#: Bytes that a zip may unfold to whatever its size, and how many times its size beyond that: labels and results are
+#: packed to a tenth of their size, a bomb to a thousandth.
+UNFOLDED, MAX_TIMES = 2**20, 20
 
 #: The longer marks first: the ones of UTF-32 begin like those of UTF-16.
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
                     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
 IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
 
@@ -50,10 +54,12 @@ def read_files(path: Path, suffixes: Sequence[str]) -> dict[str, bytes]:
             _check_size(f"{path}", path.stat().st_size, MAX_TOTAL)
             return {path.name: path.read_bytes()}
         return _read_zip(path, wanted)
-    except (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, IndexError, struct.error, zipfile.BadZipFile,
+            zlib.error) as error:
         # RuntimeError: an encrypted zip. ValueError: a file name that is not what it claims to be encoded in.
-        raise DbnetError(f"{path}: cannot be read ({error}); give a folder or a zip of {' or '.join(wanted)} files"
-                         ) from error
+        # IndexError: of zipfile, for an entry without a name.
+        raise DbnetError(f"{path}: cannot be read ({short(error, 120)}); give a folder or a zip of "
+                         f"{' or '.join(wanted)} files") from error
 
 
 def zips_inside(path: Path) -> str:
@@ -84,13 +90,17 @@ def _read_zip(path: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:
                 continue
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 # Others may ask for gigabytes before the first byte comes out.
-                raise DbnetError(f"{path}: {entry.filename} is compressed in a way that is not read; zip it with "
-                                 f"deflate")
+                raise DbnetError(f"{path}: {shown_name(entry.filename)} is compressed in a way that is not read; zip "
+                                 f"it with deflate")
             if name in entries:
-                raise DbnetError(f"{path}: holds {name} twice ({entries[name].filename} and {entry.filename}); keep "
-                                 f"the one that counts")
+                raise DbnetError(f"{path}: holds {shown_name(name)} twice ({shown_name(entries[name].filename)} "
+                                 f"and {shown_name(entry.filename)}); keep the one that counts")
             entries[name] = entry
         _check_sizes(f"{path}", ((entry.filename, entry.file_size) for entry in entries.values()))
+        size, unfolded = path.stat().st_size, sum(entry.file_size for entry in entries.values())
+        if unfolded > max(UNFOLDED, MAX_TIMES * size):
+            raise DbnetError(f"{path}: its {size} bytes claim to unfold to {unfolded}; this is no set of labels or "
+                             f"results")
         return {name: archive.read(entry) for name, entry in entries.items()}
 
 
@@ -104,7 +114,7 @@ def _check_sizes(where: str, files: Iterable[tuple[str, int]]) -> None:
     for count, (name, size) in enumerate(files, start=1):
         if count > MAX_FILES:
             raise DbnetError(f"{where}: more than {MAX_FILES} text files; this is no set of labels or results")
-        _check_size(f"{where}: {name}", size, MAX_BYTES)
+        _check_size(f"{where}: {shown_name(name)}", size, MAX_BYTES)
         total += size
     _check_size(where, total, MAX_TOTAL)
 
@@ -120,6 +130,11 @@ def _check_size(where: str, size: int, limit: int) -> None:
 def base_name(path: str) -> str:
     """A file's name without its folders, however they are written."""
     return PurePosixPath(path.replace("\\", "/")).name
+
+
+def shown_name(name: str) -> str:
+    """A file's name for a message: in a zip it may have 65,535 characters."""
+    return name if len(name) <= 80 else f"...{name[-77:]}"
 
 
 def image_stem(path: str) -> str:
@@ -174,7 +189,7 @@ def polygon_of(numbers: Sequence[float], where: str) -> np.ndarray:
 
 def is_number(field: str) -> bool:
     """Whether a field could be a coordinate."""
-    return re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", field) is not None
+    return _NUMBER.fullmatch(field) is not None
 
 
 def split_polygon(line: str, where: str) -> tuple[np.ndarray, str]:

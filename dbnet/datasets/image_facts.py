@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from dbnet.image_header import claims_too_much, is_cut_off
 from dbnet.preprocess import MAX_PIXELS, read_bytes
 
 #: How a file begins -> its reader. Not Image.open, which refuses large images before it tells their size.
@@ -47,6 +49,9 @@ ORIENTATION = 0x0112
 SMALL, LARGE = 10, 10_000
 #: Of an image that OpenCV takes at all (CV_IO_MAX_IMAGE_PIXELS).
 OPENCV_PIXELS = 2**30
+
+# What is wrong with a file is told by ImageFacts, and not in lines of Pillow's beside it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ def _opened(raw: bytes) -> ImageFile.ImageFile | None:
 
 def _opencv_reads(data: np.ndarray, is_jpeg: bool, pixels: int) -> bool:
     """Whether OpenCV decodes the file; one that would take gigabytes is told by its size only."""
+    if is_cut_off(data) or claims_too_much(data):
+        return False
     if not is_jpeg and pixels > MAX_PIXELS:
         return pixels <= OPENCV_PIXELS
     flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 if is_jpeg else cv2.IMREAD_GRAYSCALE
@@ -143,6 +150,8 @@ def _suffix(path: Path, image: ImageFile.ImageFile) -> Iterator[tuple[str, str]]
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """EXIF's orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    if image.format == "PNG" and "exif" not in image.info and image.width * image.height > MAX_PIXELS:
+        return 1  # Pillow would take the memory for all pixels and decode them, to look for EXIF behind them
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except DAMAGE:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbnet.datasets import ctw1500, icdar2015, labelfile, mlt2017, td500, totaltext
-from dbnet.datasets.archive import image_stem, is_number, lines_of, natural_order, read_texts, zips_inside
+from dbnet.datasets.archive import image_stem, is_number, lines_of, natural_order, read_texts, shown_name, zips_inside
 from dbnet.errors import DbnetError
 from dbnet.sample import Sample
 
@@ -83,22 +83,23 @@ def label_files(path: Path, names: Collection[str]) -> dict[str, str]:
     Raises DbnetError if they are results, or two files are for one image.
     """
     if all(RESULT.match(name) for name in names):
-        raise DbnetError(f"{path}: holds results ({min(names)}), not labels; are --gt and --results the other way "
-                         f"round?")
+        raise DbnetError(f"{path}: holds results ({shown_name(min(names))}), not labels; are --gt and --results the "
+                         f"other way round?")
     # As the official scripts do: where labels are marked by their names, other files are none.
     marked = [name for name in names if PREFIX.match(name) or name.lower().endswith(".gt")]
     files: dict[str, str] = {}
     for name in sorted(marked or names, key=natural_order):
         stem = PREFIX.sub("", image_stem(Path(name).stem))
         if stem in files:
-            raise DbnetError(f"{path}: {files[stem]} and {name} are both labels of {stem}; keep the one that counts")
+            raise DbnetError(f"{path}: {shown_name(files[stem])} and {shown_name(name)} are both labels of "
+                             f"{shown_name(stem)}; keep the one that counts")
         files[stem] = name
     return files
 
 
 def where_of(path: Path, name: str) -> str:
     """What errors call the file `name` of `path`, which may be that file itself."""
-    return f"{path}/{name}" if path.name != name else f"{path}"
+    return f"{path}/{shown_name(name)}" if path.name != name else f"{path}"
 
 
 # Telling --------------------------------------------------------------------------------------------------------------
@@ -125,9 +126,10 @@ def told_dataset(path: Path, texts: Mapping[str, str], advice: str = "say --form
         return fitting.pop()
     if fitting:
         raise DbnetError(f"{path}: cannot tell which labels these are: {' or '.join(sorted(fitting))} would fit "
-                         f"{min(texts)}; {advice} {'|'.join(sorted(fitting))}")
+                         f"{shown_name(min(texts))}; {advice} {'|'.join(sorted(fitting))}")
     hint = "they may be results; " if all(map(_is_result, texts.values())) else ""
-    raise DbnetError(f"{path}: cannot tell which labels these are ({min(texts)}); {hint}{advice} {'|'.join(choices)}")
+    raise DbnetError(f"{path}: cannot tell which labels these are ({shown_name(min(texts))}); {hint}{advice} "
+                     f"{'|'.join(choices)}")
 
 
 def by_lines(texts: Iterable[str]) -> set[str] | None:

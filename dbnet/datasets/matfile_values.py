@@ -163,12 +163,14 @@ class Matrices:
 
     def _characters(self, i: int, kind: int, data: memoryview, count: int) -> str:
         """`count` characters in the file's order, column by column; a character above U+FFFF may count as two."""
-        codec = CODECS.get(kind, "unknown")
+        codec = CODECS.get(kind, "")
         if kind in (4, 17, 18):
             codec += "-le" if self.order == "<" else "-be"
         try:
+            if kind not in CODECS:
+                raise ValueError(f"type {kind} is none of characters")
             text = str(data, codec, "surrogatepass" if kind > 2 else "strict")
-        except (ValueError, LookupError) as error:
+        except ValueError as error:
             raise DbnetError(f"{self.entry(i)}: text that cannot be decoded ({error}); the file is damaged, fetch it "
                              f"again") from error
         if len(text) != count:  # dimensions count UTF-16's units in MATLAB's own files

@@ -1,0 +1,79 @@
+"""An .onnx that carries no record, or whose tensors' names say nothing: what its graph says decides.
+
+Where the names are those of a known project and the graph uses the same values, the tensors come from the names, for
+these have the training branch too, in the type in which it was stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from converters.check import WeightReport, weight_map
+from converters.dialects import DIALECTS, origin_of
+from converters.onnx_foreign import ForeignModel, read_foreign
+from converters.tensor_file import Weights
+from dbnet.errors import DbnetError
+from dbnet.record import Record
+from dbnet.spec import ModelSpec
+
+
+@dataclass
+class GraphModel:
+    """What `load_model` makes a model of. dialect: whose names or, without such, whose network it is."""
+
+    foreign: ForeignModel
+    record: Record
+    weights: Weights
+    dialect: str
+    subset: str
+    dropped: list[str]
+    notes: list[str]
+
+
+def by_graph(path: Path, tensors: Weights, record: Record | None, report: WeightReport, dialect: str | None,
+             said: ModelSpec | None) -> GraphModel:
+    """Reads the graph. report: how the tensors' names fit. dialect, said: what the user says of project and network.
+
+    Raises UnknownNetworkError if the graph is no network that is built here; DbnetError if it is damaged, or another
+    network than `said`.
+    """
+    foreign = read_foreign(path, record)
+    spec = foreign.record.spec
+    if said is not None and said.name != spec.name:
+        raise DbnetError(f"{path}: its graph is {spec.name}, you say {said.name}; leave out --spec")
+    origin, told = dialect or foreign.record.origin, foreign.told
+    weights, subset, dropped = foreign.weights, foreign.subset, list[str]()
+    named = None if report.problems else _named(tensors, report)
+    by_name = named is not None and _same_values(foreign.weights, named)
+    if named is not None and by_name:
+        weights, subset, dropped = named, report.subset, report.dropped
+        origin, told = report.dialect.name, f"its tensors have the names of {report.dialect.project}"
+    known = foreign.record
+    if record is None and (by_name or dialect):
+        known = foreign.of_origin(origin_of(DIALECTS[origin], spec.name))
+    notes = [*foreign.notes, *([] if record else [_whose(known, told, dialect)])]
+    return GraphModel(foreign, known, weights, report.dialect.name if by_name else origin, subset, dropped, notes)
+
+
+def _whose(record: Record, told: str | None, dialect: str | None) -> str:
+    project = DIALECTS[record.origin].project
+    if dialect is not None:
+        return f"pixels and boxes: {project}'s, as you say"
+    if told is None:
+        return f"pixels and boxes: nothing in the file tells them; {project}'s are taken, --pixels says otherwise"
+    return f"pixels and boxes: {project}'s, for {told}; --pixels says otherwise"
+
+
+def _named(tensors: Weights, report: WeightReport) -> Weights:
+    inner = {name[len(report.prefix):]: array for name, array in tensors.items() if name.startswith(report.prefix)}
+    return weight_map(report.dialect.name, report.spec).apply(inner)
+
+
+def _same_values(used: Weights, named: Weights) -> bool:
+    """True if every tensor that the graph uses is the one with its name."""
+    return all(name in named and named[name].shape == array.shape
+               and np.array_equal(array.astype(np.float32), named[name].astype(np.float32), equal_nan=True)
+               for name, array in used.items())

@@ -1,0 +1,133 @@
+"""`dbnet compare A B --images`: maps and boxes of two models of any format on the same images."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from dbnet.sample import Detection
+from evaluation.compare_maps import Boxes, compare_boxes
+from tests import detecting
+from tests.opaque_models import BRIGHT, detector
+
+pytest.importorskip("onnxruntime")
+LOOSE = ("--binary-thresh", "0.5", "--box-thresh", "0.3")
+
+
+def box(x, y, width=40, height=20, score=0.9):
+    corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+    return Detection(np.array(corners, np.float64), score)
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), [
+    ([], [], Boxes()), ([box(0, 0)], [box(0, 0, score=0.7)], Boxes(1, 1, 1)),
+    ([box(0, 0), box(0, 100)], [box(0, 100), box(0, 0)], Boxes(2, 2, 2)),  # another order is none
+    ([box(0, 0)], [box(3, 0)], Boxes(1, 1, 0, 1, 3.0)), ([box(0, 0)], [box(0, 0, 40, 25)], Boxes(1, 1, 0, 1, 5.0)),
+    ([box(0, 0)], [box(30, 0)], Boxes(1, 1, 0, 0, 0.0, 1, 1)), ([box(0, 0)], [], Boxes(1, 0, 0, 0, 0.0, 1, 0)),
+    ([], [box(0, 0)], Boxes(0, 1, 0, 0, 0.0, 0, 1)),
+    ([box(0, 0)], [box(0, 0), box(0, 0)], Boxes(1, 2, 1, 0, 0.0, 0, 1)),  # a twin is paired once
+    ([box(0, 0), box(0, 6)], [box(0, 1)], Boxes(2, 1, 0, 1, 1.0, 1, 0)),  # the nearest moved, the other is lost
+])
+def test_what_became_of_the_boxes(a, b, expected):
+    assert compare_boxes(a, b) == expected
+    back = compare_boxes(b, a)
+    assert (back.identical, back.moved, back.lost, back.invented) == (
+        expected.identical, expected.moved, expected.invented, expected.lost)
+
+
+def test_sums():
+    assert Boxes(1, 2, 1, 0, 0.0, 0, 1) + Boxes(3, 3, 1, 2, 4.5) == Boxes(4, 5, 2, 2, 4.5, 0, 1)
+
+
+@pytest.fixture
+def dbnet(monkeypatch, capsys):
+    def run(*arguments, code=0):
+        detecting.dbnet(monkeypatch, *arguments, code=code)
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    detecting.write_photos(tmp_path / "photos", 3)
+    return tmp_path / "photos"
+
+
+def test_the_same_model_in_two_formats(tmp_path, photos, dbnet):
+    pytest.importorskip("torch")
+    a, b = (detecting.write_model(tmp_path / name) for name in ("a.onnx", "b.pth"))
+    report = tmp_path / "r.json"
+    said = dbnet("compare", a, b, "--images", photos, "--json", report)
+    assert "A: a.onnx: dbnet_mobilenetv3 on onnxruntime" in said.out
+    assert "B: b.pth: dbnet_mobilenetv3 on torch" in said.out
+    assert "same: " in said.out
+    found = json.loads(report.read_text())
+    assert (found["verdict"], found["failed"]) == ("same", [])
+    boxes = found["boxes"]
+    assert boxes["a"] == boxes["b"] == boxes["identical"] > 5 and not boxes["moved"] + boxes["lost"] + boxes["invented"]
+    [stage] = found["stages"]
+    assert stage["stage"] == "probability" and stage["passed"] and 0 < stage["max_abs"] <= stage["tolerance"] == 1e-4
+    assert stage["max_abs"] == max(image["max_abs"] for image in found["images"].values())
+    assert list(found["images"]) == ["img_1.png", "img_2.png", "img_3.png"]
+    assert found["a"]["runner"] == "onnxruntime" and found["b"]["environment"]["framework"] == "torch"
+
+
+def test_models_that_differ(tmp_path, photos, dbnet):
+    a, b = detector(tmp_path / "a.onnx"), detector(tmp_path / "b.onnx", end="composed", more=["thresh"])
+    common = ("compare", a, b, "--images", photos, "--pixels", BRIGHT, *LOOSE)
+    assert "same: " in dbnet(*common).out
+    said = dbnet(*common, "--map-output", "thresh", code=3)  # of b only
+    assert "a.onnx: has no output 'thresh'" in said.err
+    c = detector(tmp_path / "c.onnx", end="scaled", kernel="decoder.binarize.0.weight")
+    found = json.loads(dbnet("compare", a, c, "--images", photos, "--pixels", BRIGHT, *LOOSE, "--json", "-").out)
+    assert found["verdict"] == "same"
+    model = onnx.load(a)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([-1.2], np.float32), "bias"))  # every pixel is brighter
+    onnx.save(model, c)
+    said = dbnet("compare", a, c, "--images", photos, "--pixels", BRIGHT, *LOOSE, code=1)
+    assert "different: " in said.out and "3 of 3 images differ" in said.out
+    found = json.loads(dbnet("compare", a, c, "--images", photos, "--pixels", BRIGHT, *LOOSE, "--json", "-",
+                             code=1).out)
+    assert found["verdict"] == "different" and not found["stages"][0]["passed"]
+    assert found["stages"][0]["max_abs"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_pixels_of_two_kinds(tmp_path, photos, dbnet):
+    """Each model gets its own; maps of two sizes are not compared, boxes are."""
+    a = detector(tmp_path / "a.onnx", kernel="decoder.binarize.0.weight")
+    b = detector(tmp_path / "b.onnx", shape=(1, 3, 192, 320), kernel="head.segm.0.weight")
+    said = dbnet("compare", a, b, "--images", photos, "--limit", "1", code=1)
+    assert "1 of 1 images have maps of two sizes" in said.out and "B: images are stretched to 192 x 320" in said.err
+    found = json.loads(dbnet("compare", a, b, "--images", photos, "--limit", "1", "--json", "-", code=1).out)
+    assert found["stages"][0] == {"stage": "probability", "max_abs": None, "mean_abs": None, "tolerance": 1e-4,
+                                  "passed": False, "other_sizes": 1}
+
+
+def test_images_that_fail(tmp_path, photos, dbnet):
+    a = detector(tmp_path / "a.onnx")
+    (photos / "broken.png").write_bytes(b"\x89PNG")
+    common = ("compare", a, a, "--images", photos, "--pixels", BRIGHT)
+    said = dbnet(*common, "--json", tmp_path / "r.json", code=3)
+    assert "failed: " in said.err and "broken.png" in said.err and "the same on 3 images, but 1 failed" in said.err
+    assert len(json.loads((tmp_path / "r.json").read_text())["failed"]) == 1
+    assert "same: " in dbnet("compare", a, a, "--images", photos / "img_*.png", "--pixels", BRIGHT).out
+    said = dbnet("compare", a, a, "--images", photos / "broken.png", "--pixels", BRIGHT, code=3)
+    assert "nothing could be compared: 1 images failed" in said.err
+    said = dbnet("compare", a, a, "--images", tmp_path / "nowhere", "--pixels", BRIGHT, code=3)
+    assert "no such file or folder" in said.err and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((), "give --weights or --images"), (("--weights", "--images", "x"), "give --weights or --images"),
+    (("--weights", "--limit", "2"), "--limit means nothing with --weights"),
+    (("--weights", "--pixels", "paddle"), "--pixels means nothing with --weights"),
+    (("--weights", "--box-thresh", "0.5"), "--box-thresh means nothing with --weights"),
+    (("--images", "x", "--limit", "0"), "0 is not in the range"),
+])
+def test_wrong_usage(arguments, message, tmp_path, dbnet):
+    assert message in dbnet("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", *arguments, code=2).err
