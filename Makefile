@@ -6,9 +6,12 @@ MINDSPORE_OLD ?= 2.7.0
 RUN := $(VENV)/bin/python -m
 PARITY := --require mindspore,torch,onnxruntime
 PYTEST_ARGS ?=
+MINUTES ?= 10
+FILES ?=
+SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-versions lint bench clean check-python
+.PHONY: help demo test test-full test-versions fuzz lint bench clean check-python
 
 help:  ## this list
 	@echo "make [TARGET] [PYTHON=python3.11] [VENV=.venv] [PYTEST_ARGS='-k name']"
@@ -25,6 +28,9 @@ test-full: $(VENV)/.complete  ## everything, the long cases too (all 200 images)
 
 test-versions: .venv-mindspore-$(MINDSPORE_OLD)/.complete  ## the proofs on the oldest MindSpore that has a wheel
 	$(<D)/bin/python -m pytest parity $(PARITY) $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.complete  ## spoilt files over every reader, MINUTES=10 or FILES=100000; SEED=1 for the same ones again
+	$(RUN) tests.fuzzing $(if $(FILES),--files $(FILES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.complete  ## ruff and mypy
 	$(RUN) ruff check .
