@@ -22,18 +22,26 @@ class TensorDifference:
 
 @dataclass
 class WeightComparison:
-    """identical: tensors equal bit for bit; only_a, only_b: names; semantics: field -> (in A, in B)."""
+    """identical: tensors equal bit for bit; only_a, only_b: names; semantics: field -> (in A, in B). unread: "a", "b"
+    -> why its graph may compute something else than these semantics, see `LoadedModel.unread`.
+    """
 
     identical: int = 0
     different: list[TensorDifference] = field(default_factory=list)
     only_a: list[str] = field(default_factory=list)
     only_b: list[str] = field(default_factory=list)
     semantics: dict[str, tuple[object, object]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> bool:
+        """Same tensors, and the same semantics as far as they are known."""
+        return not (self.different or self.only_a or self.only_b or self.semantics)
 
     @property
     def same(self) -> bool:
         """Same tensors and same computation; pixel format and box defaults do not count."""
-        return not (self.different or self.only_a or self.only_b or self.semantics)
+        return self.equal and not self.unread
 
 
 def compare_weights(a: LoadedModel, b: LoadedModel) -> WeightComparison:
@@ -50,6 +58,7 @@ def compare_weights(a: LoadedModel, b: LoadedModel) -> WeightComparison:
             result.different.append(_difference(name, ours, theirs))
     sa, sb = a.record.spec.relevant_semantics(), b.record.spec.relevant_semantics()
     result.semantics = {key: (sa.get(key), sb.get(key)) for key in {**sa, **sb} if sa.get(key) != sb.get(key)}
+    result.unread = {side: model.unread for side, model in (("a", a), ("b", b)) if model.unread is not None}
     return result
 
 

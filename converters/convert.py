@@ -29,7 +29,7 @@ __all__ = ["Conversion", "LoadedModel", "SourceOptions", "convert", "load_model"
 @dataclass
 class Conversion:
     """What was converted, and what a user must know about it. proof: of an .onnx that is not ours, that it was
-    understood."""
+    understood. said: which semantics, or `pixels`, the user gave."""
 
     source: LoadedModel
     target: Path
@@ -40,6 +40,7 @@ class Conversion:
     remarks: list[str] = field(default_factory=list)
     report: list[Item] = field(default_factory=list)
     proof: Proof | None = None
+    said: list[str] = field(default_factory=list)
 
 
 def convert(source: str | Path, target: str | Path, options: SourceOptions | None = None, to: str | None = None,
@@ -59,6 +60,8 @@ def convert(source: str | Path, target: str | Path, options: SourceOptions | Non
     proof = prove(model) if must_be_proved(model) else None
     conversion = save_model(model, target, to=to, force=force, stages=stages, deformable=deformable)
     conversion.proof = proof
+    if options is not None:
+        conversion.said = [*options.semantics, *(["pixels"] if options.pixels is not None else [])]
     conversion.report += graph_items(model, proof)
     if model.training:
         conversion.remarks.append("its weights only; " + ("--with-optimizer" if keeps else
@@ -158,8 +161,9 @@ def describe(conversion: Conversion) -> list[str]:
     values = sum(array.size for array in model.weights.values())
     subset = "" if model.subset == "complete" else ", inference subset"
     read = "its graph" if model.foreign else model.dialect
+    kept = f"written bit for bit{_made(model)}" if model.foreign else "bit for bit"
     lines = [f"{model.path.name} ({read}) -> {conversion.target.name} ({conversion.dialect}): {spec.name}"
-             f"{subset}, {len(model.weights)} tensors, {values:,} values, bit for bit; "
+             f"{subset}, {len(model.weights)} tensors, {values:,} values, {kept}; "
              f"sha256 {(model.record.sha256 or '')[:16]}"]
     semantics = ", ".join(f"{k}={v}" for k, v in key_semantics(model).items())
     project = DIALECTS[model.record.origin].project
@@ -167,10 +171,18 @@ def describe(conversion: Conversion) -> list[str]:
         else f"from the file's record, origin {model.record.origin}"
     if model.bare and model.graph_read:
         how = f"what a graph decides as its graph says, the rest taken from {project}'s default"
+    if conversion.said:
+        how = f"{', '.join(conversion.said)} as you say, else {how}"
     lines.append(f"semantics: {semantics} ({how})")
     told = summary(conversion.report, DIALECTS[conversion.dialect])
     proved = [f"proved: {conversion.proof.describe()}"] if conversion.proof else []
     return [*lines, *proved, *told, *model.notes, *conversion.remarks]
+
+
+def _made(model: LoadedModel) -> str:
+    """How many tensors stand in no file: those of a batch norm that is part of its convolution."""
+    folded = model.foreign.folded if model.foreign and model.weights is model.foreign.weights else 0
+    return f" ({3 * folded} of them made: scale, mean and variance of {folded} folded batch norms)" if folded else ""
 
 
 def key_semantics(model: LoadedModel) -> dict[str, object]:

@@ -31,7 +31,11 @@ INFERENCE_NOTE = "inference subset: no head.thresh, so it cannot be trained furt
 
 
 class NoChoiceError(DbnetError):
-    """There is nothing to choose in this file, and somebody has chosen."""
+    """There is nothing to choose in this file, and somebody has chosen. fields: of `SourceOptions`."""
+
+    def __init__(self, message: str, *fields: str):
+        super().__init__(message)
+        self.fields = fields
 
 
 class OpenChoiceError(DbnetError):
@@ -66,7 +70,8 @@ class LoadedModel:
     record: spec, origin and digest. weights: canonical names, canonical order. subset: "complete", or "inference"
     without the training branch. bare: the file carried no record, so its dialect's defaults were taken. training: it
     held a training's state beside the weights. graph_read: semantics were read from the graph that it holds. foreign:
-    of an .onnx that is not ours, how it was read.
+    of an .onnx that is not ours, how it was read. unread: why its own graph may compute something else than `record`
+    says, for only the names of its weights are known; None if not.
     """
 
     path: Path
@@ -82,6 +87,7 @@ class LoadedModel:
     training: bool = False
     graph_read: bool = False
     foreign: ForeignModel | None = None
+    unread: str | None = None
 
 
 def record_of(file: TensorFile, path: Path) -> Record | None:
@@ -134,7 +140,7 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     notes = [*_notes(file, report, options), *graph_notes(reading, record, known, changed)]
     return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
                        report.subset, record is None, report.dropped, notes, file.release, bool(file.training),
-                       bool(reading.semantics))
+                       bool(reading.semantics), unread=file.unread)
 
 
 def changed_spec(spec: ModelSpec, path: Path, options: SourceOptions) -> ModelSpec:
@@ -160,12 +166,13 @@ def read_by_graph(path: Path, file: TensorFile, record: Record | None, report: W
         return None
     try:
         said = get_spec(options.spec) if options.spec else None
-        return by_graph(path, file.tensors, record, report, options.dialect, said)
+        return by_graph(path, file.tensors, record, report, options.dialect, said, options.pixels)
     except UnknownNetworkError as error:
         if report.problems and recognised(file.tensors, report.problems * 2 > len(file.tensors)) is None:
             raise
+        file.unread = str(error).removeprefix(f"{path}: ")
         file.notes.append(f"its graph was not understood, only the names of its weights; check the semantics "
-                          f"({str(error).removeprefix(f'{path}: ')})")
+                          f"({file.unread})")
         return None
 
 
@@ -239,7 +246,7 @@ def of_part(tensors: Weights, path: Path, part: str | None) -> Weights:
     found = networks(tensors)
     if part is not None and part not in found:
         if not found:
-            raise NoChoiceError(f"{path}: has no part {part}: it holds one network only; leave out --part")
+            raise NoChoiceError(f"{path}: has no part {part}: it holds one network only; leave out --part", "part")
         raise DbnetError(f"{path}: has no part {part}: it holds {', '.join(found)}")
     if part is None and len(found) > 1:
         raise DbnetError(f"{path}: holds several networks of a distillation: {', '.join(found)}; say which you mean: "
@@ -250,7 +257,7 @@ def of_part(tensors: Weights, path: Path, part: str | None) -> Weights:
 def _taken(file: TensorFile, path: Path, take: Take | None) -> Weights:
     if take == "ema":
         if file.ema is None:
-            raise NoChoiceError(f"{path}: holds no EMA copies; use --take plain, or leave it out")
+            raise NoChoiceError(f"{path}: holds no EMA copies; use --take plain, or leave it out", "take")
         return file.ema
     if file.training and take is None:
         found = ", ".join(f"{what} ({count})" for what, count in file.training.items())

@@ -21,8 +21,18 @@ from converters.formats import ENCRYPTED_CKPT, detect
 from converters.graph_reading import GraphReading
 from converters.mapped_file import MAX_DIMS, MAX_ENTRIES, MappedFile
 from converters.mindir_nodes import input_shape
-from converters.mindir_wire import DTYPES, messages, text
-from converters.protobuf_wire import LENGTH, VARINT, MalformedError, fields, read_numbers, read_varint
+from converters.mindir_wire import DTYPES
+from converters.protobuf_wire import (
+    LENGTH,
+    VARINT,
+    MalformedError,
+    UnsupportedError,
+    fields,
+    messages,
+    read_numbers,
+    read_varint,
+    text_at,
+)
 from converters.tensor_file import TensorFile, Weights
 from converters.training_state import split_training_state
 from dbnet.errors import DbnetError, short, shown
@@ -38,10 +48,6 @@ _PARAMETER, _INPUT, _TABLES = 3, 5, 10
 _DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _COMPRESSION, _QUANTISED = 1, 2, 7, 9, 12, 16, 17
 #: Values as typed fields, which MindSpore never uses for a weight.
 _TYPED = (3, 4, 5, 6, 10, 11)
-
-
-class UnsupportedError(ValueError):
-    """A valid file that is not read here; one phrase, and what to do."""
 
 
 @dataclass
@@ -115,11 +121,11 @@ def _model(view: memoryview) -> _Model:
         if number == _GRAPH:
             model.graph, graphs = (begin, stop), graphs + 1
         elif number == _PRIMITIVES and len(model.operators) < MAX_ENTRIES:
-            model.operators |= {text(view, *place) for inner, *place in messages(view, begin, stop) if inner == 2}
+            model.operators |= {text_at(view, *place) for inner, *place in messages(view, begin, stop) if inner == 2}
         elif number == _PREPROCESSOR:
             model.preprocessor = True
         elif number == _USER_INFO:
-            entry = {inner: text(view, *place) for inner, *place in messages(view, begin, stop)}
+            entry = {inner: text_at(view, *place) for inner, *place in messages(view, begin, stop)}
             if set(entry) - {1, 2} or entry.get(1, "") in model.metadata or len(model.metadata) >= MAX_ENTRIES:
                 raise MalformedError(f"its user_info at byte {begin} is no table of texts")
             model.metadata[entry.get(1, "")] = entry.get(2, "")
@@ -186,7 +192,7 @@ def _tensor(view: memoryview, begin: int, stop: int) -> _Tensor:
         elif number in _TYPED:
             raise MalformedError(f"the tensor at byte {begin} has its values where MindSpore puts none")
         elif wire_type == LENGTH and number == _NAME:
-            tensor.name = text(view, inner, end)
+            tensor.name = text_at(view, inner, end)
         elif wire_type == LENGTH and number in (_RAW, _EXTERNAL):
             if tensor.raw is not None or tensor.external is not None:
                 raise MalformedError(f"the tensor at byte {begin} has its values in several places")
@@ -202,7 +208,7 @@ def _place(view: memoryview, begin: int, stop: int) -> tuple[str, int, int]:
     location, numbers = "", {2: 0, 3: 0}
     for number, wire_type, inner, end in fields(view, begin, stop):
         if number == 1 and wire_type == LENGTH:
-            location = text(view, inner, end)
+            location = text_at(view, inner, end)
         elif number in numbers and wire_type == VARINT:
             numbers[number] = read_varint(view, inner, end)[0]
     return location, numbers[2], numbers[3]

@@ -15,8 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from converters.mindir_wire import DTYPES, MAX_TEXT_BYTES, messages, text
-from converters.protobuf_wire import FIXED32, FIXED64, LENGTH, VARINT, MalformedError, fields, read_numbers, read_varint
+from converters.mindir_wire import DTYPES
+from converters.protobuf_wire import (
+    FIXED32,
+    FIXED64,
+    LENGTH,
+    MAX_TEXT_BYTES,
+    VARINT,
+    MalformedError,
+    fields,
+    messages,
+    read_numbers,
+    read_varint,
+    signed,
+    text_at,
+)
 
 #: Of nodes, inputs and attributes of one file: the largest network has 15,000.
 MAX_ITEMS = 60_000
@@ -100,7 +113,7 @@ class _Reader:
 
     def text(self, begin: int, stop: int) -> str:
         self.count()
-        return text(self.view, begin, stop)
+        return text_at(self.view, begin, stop)
 
     def graph(self, begin: int, stop: int) -> Graph:
         graph = Graph()
@@ -184,7 +197,7 @@ class _Reader:
             return float(struct.unpack("<d", raw)[0])
         if number in (_INT, _INTS) and wire_type in (VARINT, LENGTH) and len(raw) <= 10:
             numbers = read_numbers(self.view, wire_type, begin, stop)
-            return _signed(numbers[0]) if numbers else None
+            return signed(numbers[0]) if numbers else None
         if number in (_TEXT, _TEXTS) and wire_type == LENGTH:
             return str(raw[:MAX_TEXT_BYTES], "utf-8", "replace")
         return None
@@ -210,10 +223,6 @@ def nested(form: str, flat: list[Any]) -> tuple[Any, ...] | None:
 def _exact(value: np.float32) -> float:
     """1e-5 for the float32 next to it."""
     return float(str(value))
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 def input_shape(view: memoryview, begin: int, stop: int) -> tuple[int | None, ...] | None:

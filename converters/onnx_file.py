@@ -14,8 +14,8 @@ import numpy as np
 
 from converters.formats import detect
 from converters.mapped_file import MappedFile
-from converters.onnx_wire import DTYPES, GRAPH, INITIALIZER, UnsupportedError, initialisers, model_places
-from converters.protobuf_wire import MalformedError, bytes_field, length_head, varint_field
+from converters.onnx_wire import DTYPES, GRAPH, INITIALIZER, initialisers, model_places
+from converters.protobuf_wire import MalformedError, UnsupportedError, bytes_field, length_head, varint_field
 from converters.tensor_file import TensorFile, Weights
 from converters.weights import bytes_of
 from dbnet.errors import DbnetError, UnknownNetworkError, short

@@ -71,20 +71,20 @@ class Folding:
         try:
             with np.errstate(all="ignore"):
                 result = compute(_Call(node, inputs, opset))
+            result = None if result is None else np.asarray(result)
+            if result is None:
+                return None
+            if result.dtype == object and not all(map(_small, result.reshape(-1)[:MAX_SIDES + 1])):
+                return None
         except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError):
             return None  # not computed as ONNX defines it, or with a side of the image in a place for numbers
-        if result is None:
-            return None
-        result = np.asarray(result)
-        if result.dtype == object and not all(map(_small, result.reshape(-1)[:MAX_SIDES + 1])):
-            return None
         if result.base is None or result.dtype == object:
             self.left -= result.nbytes
         return result if self.left >= 0 else None
 
 
 def _small(value: Any) -> bool:
-    """False for what no size of a map is."""
+    """False for what no size of a map is. Raises ValueError, OverflowError and TypeError for what is no number."""
     factor = value.factor if isinstance(value, Side) else Fraction(value)
     return abs(factor.numerator) < MAX_SIDE and factor.denominator < MAX_SIDE
 

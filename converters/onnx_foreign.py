@@ -7,7 +7,7 @@ epsilon. What comes out is proved by `onnx_proof` before it is written anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ import numpy as np
 
 from converters.dialects import DIALECTS, TORCH, origin_of
 from converters.onnx_match import PLACES, Match, MismatchError, Norm
-from converters.onnx_match_backbones import backbone
-from converters.onnx_match_neck import head, neck, probability_of
 from converters.onnx_nodes import NodeGraph, read_nodes
 from converters.onnx_outline import Outline, family_of, read_outline
+from converters.onnx_outputs import Called, matched
 from converters.onnx_reading import Reader
 from converters.onnx_rules import RULES
-from converters.onnx_terms import IDENTITY, Term
+from converters.onnx_terms import IDENTITY
 from converters.tensor_file import Weights
-from dbnet.errors import UnknownNetworkError
-from dbnet.parameters import BACKBONE_CHANNELS, parameters
+from dbnet.errors import DbnetError, UnknownNetworkError
+from dbnet.parameters import parameters
 from dbnet.pixel_formats import FAMILIES
 from dbnet.record import Record
 from dbnet.spec import SPECS, ModelSpec, with_semantics
@@ -36,6 +35,10 @@ DEFAULT_EPS = 1e-5
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear")
 _OTHERS = {"LSTM": "a recogniser of text (it has an LSTM)", "GRU": "a recogniser of text (it has a GRU)",
            "Softmax": "a classifier or a recogniser (it ends with a softmax)"}
+
+
+class RefusedGraphError(UnknownNetworkError):
+    """A network whose layers are known, and that no weights can say, whatever their names are."""
 
 
 @dataclass
@@ -86,16 +89,23 @@ def read_foreign(path: Path, record: Record | None = None) -> ForeignModel:
         raise UnknownNetworkError(f"{path}: keeps tensors in another file (external data), which is not read")
     reader = Reader(graph, RULES)
     outputs = reader.run(str(path))
+    called = Called(reader)
     try:
-        output, channel, found = _matched(outputs)
-        spec, weights, notes = _model(found)
+        with np.errstate(all="ignore"):
+            output, channel, found = matched(outputs, called)
+            spec, weights, notes = _model(found)
     except MismatchError as error:
+        if reader.refused:
+            raise RefusedGraphError(f"{path}: {reader.refused[0]}") from error
         raise UnknownNetworkError(f"{path}: fits no known network by its graph: {_looks_like(graph)}{error}") from error
+    except DbnetError as error:  # a value that no spec can have
+        raise RefusedGraphError(f"{path}: {error}") from error
     origin, told = _origin(outline, spec, found)
     folded = sum(norm.variance is IDENTITY for norm in found.norms)
     return ForeignModel(_record(spec, origin, record), weights, output, channel, found.semantics["logits"],
                         reader.size, len(found.norms), folded, told, reader.repaired,
-                        [*notes, *_notes(found, reader.repaired)], graph.release)
+                        [*notes, *_notes(found, reader.repaired), *called.note(output, outputs[output])],
+                        graph.release)
 
 
 def _looks_like(graph: NodeGraph) -> str:
@@ -104,75 +114,6 @@ def _looks_like(graph: NodeGraph) -> str:
         return "it is quantised; "
     found = next((what for operator, what in _OTHERS.items() if operator in operators), None)
     return f"it looks like {found}; " if found else ""
-
-
-# The outputs ----------------------------------------------------------------------------------------------------------
-
-
-def _matched(outputs: dict[str, Term]) -> tuple[str, int | None, Match]:
-    """The output that is the probability, its channel in it, and what was found. Raises MismatchError."""
-    maps: list[tuple[str, int | None, Term]] = []
-    for name, output in outputs.items():
-        if output.op == "Concat" and all(term.channels == 1 for term in output.args):  # as in training: P, T, B
-            maps += [(name, i, term) for i, term in enumerate(output.args)]
-        else:
-            maps.append((name, None, output))
-    maps.sort(key=lambda entry: probability_of(entry[2]).op != "Sigmoid")  # logits last: they may be an output too
-    steps = [steep for *_, term in maps if (steep := _step(term)) is not None]
-    first: MismatchError | None = None
-    for name, channel, term in maps:
-        if _step(term) is not None or any(probability_of(term) is threshold for _, threshold in steps):
-            continue
-        found = Match()
-        try:
-            fused = head(found, term, "head.segm")
-            maps_of = neck(found, fused)
-            _backbone(found, maps_of)
-        except MismatchError as error:
-            first = first or error
-            continue
-        _threshold(found, fused, [other for *_, other in maps if logits_of(other) is not logits_of(term)])
-        return name, channel, found
-    raise first or MismatchError("it has no output that could be a probability")
-
-
-def logits_of(term: Term) -> Term:
-    """Before the last sigmoid."""
-    term = probability_of(term)
-    return term.args[0] if term.op == "Sigmoid" else term
-
-
-def _step(term: Term) -> tuple[Term, Term] | None:
-    """Of the approximate binary map, sigmoid(k (P - T)) or sigmoid(k P - T): P and T."""
-    inner = term.args[0] if term.op == "Sigmoid" else term
-    inner = inner.args[0] if inner.op == "Linear" else inner
-    if term.op != "Sigmoid" or inner.op != "Sub":
-        return None
-    p, t = (arg.args[0] if arg.op == "Linear" else arg for arg in inner.args)
-    return p, t
-
-
-def _threshold(found: Match, fused: Term, others: Sequence[Term]) -> None:
-    """Adds the threshold branch, if one of the other outputs is that."""
-    for term in others:
-        trial = Match()
-        try:
-            if _step(term) is None and head(trial, term, "head.thresh") is fused:
-                found.weights |= trial.weights
-                found.norms += trial.norms
-                return
-        except MismatchError:
-            continue
-
-
-def _backbone(found: Match, maps: tuple[Term, ...]) -> None:
-    channels = tuple(term.channels for term in maps)
-    name = next((name for name, counts in BACKBONE_CHANNELS.items() if counts == channels), None)
-    if name is None:
-        raise MismatchError(f"its backbone gives maps of {', '.join(map(str, channels))} channels, those here "
-                            f"{'; '.join(', '.join(map(str, c)) for c in BACKBONE_CHANNELS.values())}")
-    found.semantics["backbone"] = name
-    backbone(found, maps)
 
 
 # Spec and weights -----------------------------------------------------------------------------------------------------

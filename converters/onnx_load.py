@@ -13,9 +13,10 @@ import numpy as np
 
 from converters.check import WeightReport, weight_map
 from converters.dialects import DIALECTS, origin_of
-from converters.onnx_foreign import ForeignModel, read_foreign
+from converters.onnx_foreign import ForeignModel, RefusedGraphError, read_foreign
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
+from dbnet.pixel_formats import pixel_choice
 from dbnet.record import Record
 from dbnet.spec import ModelSpec
 
@@ -34,13 +35,19 @@ class GraphModel:
 
 
 def by_graph(path: Path, tensors: Weights, record: Record | None, report: WeightReport, dialect: str | None,
-             said: ModelSpec | None) -> GraphModel:
-    """Reads the graph. report: how the tensors' names fit. dialect, said: what the user says of project and network.
+             said: ModelSpec | None, pixels: str | None = None) -> GraphModel:
+    """Reads the graph. report: how the tensors' names fit. dialect, said, pixels: what the user says of project,
+    network and pixels.
 
     Raises UnknownNetworkError if the graph is no network that is built here; DbnetError if it is damaged, or another
     network than `said`.
     """
-    foreign = read_foreign(path, record)
+    try:
+        foreign = read_foreign(path, record)
+    except RefusedGraphError as error:
+        if report.problems:
+            raise
+        raise DbnetError(str(error)) from error  # names that fit do not make it right
     spec = foreign.record.spec
     if said is not None and said.name != spec.name:
         raise DbnetError(f"{path}: its graph is {spec.name}, you say {said.name}; leave out --spec")
@@ -54,17 +61,22 @@ def by_graph(path: Path, tensors: Weights, record: Record | None, report: Weight
     known = foreign.record
     if record is None and (by_name or dialect):
         known = foreign.of_origin(origin_of(DIALECTS[origin], spec.name))
-    notes = [*foreign.notes, *([] if record else [_whose(known, told, dialect)])]
+    notes = [*foreign.notes, *([] if record else [_whose(known, told, dialect, pixels)])]
     return GraphModel(foreign, known, weights, report.dialect.name if by_name else origin, subset, dropped, notes)
 
 
-def _whose(record: Record, told: str | None, dialect: str | None) -> str:
+def _whose(record: Record, told: str | None, dialect: str | None, pixels: str | None) -> str:
+    """Where pixels and boxes come from, as far as the user does not say."""
     project = DIALECTS[record.origin].project
+    choice = pixel_choice(pixels) if pixels is not None else None
+    if choice is not None and choice.family:
+        return f"boxes: {choice.family}'s, with its pixels"
+    what, other = ("boxes", "") if choice else ("pixels and boxes", "; --pixels says otherwise")
     if dialect is not None:
-        return f"pixels and boxes: {project}'s, as you say"
+        return f"{what}: {project}'s, as you say"
     if told is None:
-        return f"pixels and boxes: nothing in the file tells them; {project}'s are taken, --pixels says otherwise"
-    return f"pixels and boxes: {project}'s, for {told}; --pixels says otherwise"
+        return f"{what}: nothing in the file tells them; {project}'s are taken{other.replace(';', ',')}"
+    return f"{what}: {project}'s, for {told}{other}"
 
 
 def _named(tensors: Weights, report: WeightReport) -> Weights:

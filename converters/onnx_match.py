@@ -88,7 +88,7 @@ class Match:
         if (term["stride"], term["pads"], term["dilation"]) != (stride, wanted, 1 if side > 1 else term["dilation"]):
             raise MismatchError(f"{term.label} has stride {term['stride']}, pads {term['pads']} and dilation "
                                 f"{term['dilation']}, {path} stride {stride} and pads {wanted}")
-        if group != (shape[0] if shape[1] == 1 and shape[0] > 1 else 1):
+        if group != (shape[0] if shape[1] == 1 and shape[0] > 1 and side > 1 else 1):
             raise MismatchError(f"{term.label} has {group} groups, {path} another number")
         self.bind(f"{path}.weight", term["weight"], shape, term)
 

@@ -95,7 +95,7 @@ def pyramid(found: Match, outs: list[Term], width: int) -> tuple[Term, ...]:
                                  merged[i + 1])
         path = f"{into}.{i}"
         x = expect(lateral, "Add", path) if squeezing else expect(lateral, "Conv", path)
-        inner = _residual_conv(x) if squeezing else x
+        inner = expect(_residual_conv(x), "Conv", f"{path}.in_conv") if squeezing else x
         shape = (width, inner["weight"].shape[1], 1, 1)
         maps.append(residual(found, x, path, shape) if squeezing else found.conv(x, path, shape))
     return tuple(maps)

@@ -18,22 +18,23 @@ from converters.mapped_file import MappedFile
 from converters.onnx_wire import (
     GRAPH,
     OPSETS,
-    UnsupportedError,
     array_of,
     initialisers,
-    messages,
     model_places,
     tensor_at,
-    text_at,
 )
 from converters.protobuf_wire import (
     FIXED32,
     LENGTH,
     VARINT,
     MalformedError,
+    UnsupportedError,
     fields,
+    messages,
     read_numbers,
     read_varint,
+    signed,
+    text_at,
 )
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError, UnknownNetworkError, short
@@ -46,7 +47,7 @@ MAX_VALUES = 1 << 12
 _MAX_DEPTH = 4
 
 # Fields of ModelProto, GraphProto, NodeProto, AttributeProto, ValueInfoProto, TypeProto and TensorShapeProto.
-_PRODUCER, _FUNCTIONS = 2, 25
+_FUNCTIONS = 25
 _NODE, _INPUT, _OUTPUT = 1, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7
 _NAME, _FLOAT, _INT, _TEXT, _TENSOR, _SUBGRAPH, _FLOATS, _INTS, _TEXTS = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -84,7 +85,6 @@ class NodeGraph:
     inputs: dict[str, list[int | None]] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     opset: int = 1
-    producer: str = ""
     release: Callable[[np.ndarray], None] = lambda array: None
 
 
@@ -105,9 +105,7 @@ def _read_model(mapped: MappedFile) -> NodeGraph:
     view, graph = mapped.view, NodeGraph()
     begin, stop = model_places(view).graph
     for number, inner, end in messages(view, 0, len(view)):
-        if number == _PRODUCER:
-            graph.producer = text_at(view, inner, end)
-        elif number == OPSETS:
+        if number == OPSETS:
             graph.opset = _opset(view, inner, end, graph.opset)
         elif number == _FUNCTIONS:
             raise UnsupportedError("holds functions of its own, which are not read; inline them: "
@@ -158,13 +156,9 @@ def _value(view: memoryview, begin: int, stop: int) -> tuple[str, list[int | Non
 def _side(view: memoryview, begin: int, stop: int) -> int | None:
     for number, wire_type, inner, end in fields(view, begin, stop):
         if number == 1 and wire_type == VARINT:
-            value = _signed(read_varint(view, inner, end)[0])
+            value = signed(read_varint(view, inner, end)[0])
             return value if 0 < value < 1 << 31 else None
     return None
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 # Nodes ----------------------------------------------------------------------------------------------------------------
@@ -201,7 +195,7 @@ def _attribute(mapped: MappedFile, begin: int, stop: int, captured: list[str]) -
         elif number == _FLOAT and wire_type == FIXED32:
             value = struct.unpack("<f", view[inner:end])[0]
         elif number == _INT and wire_type == VARINT:
-            value = _signed(read_varint(view, inner, end)[0])
+            value = signed(read_varint(view, inner, end)[0])
         elif number == _TEXT and wire_type == LENGTH:
             value = bytes(view[inner:min(end, inner + MAX_VALUES)])  # which operator needs a longer one is not read
         elif number == _TENSOR and wire_type == LENGTH:
@@ -220,7 +214,7 @@ def _numbers(view: memoryview, number: int, wire_type: int, begin: int, stop: in
     if stop - begin > 10 * MAX_VALUES:
         raise MalformedError(f"the values at byte {begin} are more than {MAX_VALUES}")
     if number == _INTS:
-        return [_signed(value) for value in read_numbers(view, wire_type, begin, stop)]
+        return [signed(value) for value in read_numbers(view, wire_type, begin, stop)]
     if number == _FLOATS:
         if wire_type not in (FIXED32, LENGTH) or (stop - begin) % 4:
             raise MalformedError(f"floats are expected at byte {begin}")

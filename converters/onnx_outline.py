@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from converters.mapped_file import MAX_ENTRIES, MappedFile
-from converters.onnx_wire import messages, text_at
-from converters.protobuf_wire import MalformedError
+from converters.protobuf_wire import MalformedError, messages, text_at
 from dbnet.errors import DbnetError, short
 from dbnet.record import RECORD_KEY
 

@@ -22,12 +22,15 @@ Rule = Callable[["Reader", Node, Sequence[Value | None]], "Value | list[Value] |
 
 
 class Reader:
-    """The values of a graph. repaired: nodes whose attributes no runtime takes, and what they must mean."""
+    """The values of a graph. repaired: nodes whose attributes no runtime takes, and what they must mean. refused:
+    layers that are read here, but compute what no weight file can say; one phrase each.
+    """
 
     def __init__(self, graph: NodeGraph, rules: dict[str, Rule]):
         self.graph, self.rules, self.terms, self.opset = graph, rules, Terms(), graph.opset
         self.values: dict[str, Value] = dict(graph.tensors)
         self.repaired: list[str] = []
+        self.refused: list[str] = []
         self.folding = Folding(SPARE_BYTES + sum(array.nbytes for array in graph.tensors.values()))
         #: Of the image, where the graph says it.
         self.size: tuple[int | None, int | None] = (None, None)
@@ -70,8 +73,9 @@ class Reader:
 
     def _by_rule(self, rule: Rule, node: Node, inputs: Sequence[Value | None]) -> Value | list[Value] | None:
         try:
-            return rule(self, node, inputs)
-        except (TypeError, ValueError, IndexError, AttributeError, OverflowError, ZeroDivisionError):
+            with np.errstate(all="ignore"):
+                return rule(self, node, inputs)
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, ZeroDivisionError):
             return None  # an attribute or a constant that is none of this operator's
 
     def unread(self, node: Node, inputs: Sequence[Value | None], output: int) -> Term:

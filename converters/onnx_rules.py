@@ -18,6 +18,8 @@ from converters.onnx_terms import Term
 
 #: Casts that a network in float32 is not changed by: to float, float16, double, bfloat16.
 _FLOATS = (1, 10, 11, 16)
+#: Of weights: what files of weights hold.
+_WEIGHTS = ("float16", "float32", "float64", "bfloat16")
 
 
 def first(inputs: Sequence[Value | None]) -> Term | None:
@@ -62,7 +64,8 @@ def _simple(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value
 
 def _hard_sigmoid(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value | None:
     x, attrs = first(inputs), node.attributes
-    return None if x is None else reader.terms.hard_sigmoid(x, attrs.get("alpha", 0.2), attrs.get("beta", 0.5))
+    alpha, beta = float(attrs.get("alpha", 0.2)), float(attrs.get("beta", 0.5))
+    return None if x is None else reader.terms.hard_sigmoid(x, alpha, beta)
 
 
 def _clip(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value | None:
@@ -129,9 +132,20 @@ def _with_constant(reader: Reader, x: Term, constant: np.ndarray, added: bool) -
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
+def _of_floats(reader: Reader, node: Node, *arrays: np.ndarray | None) -> bool:
+    """False for weights that are whole numbers or truth values, which a runtime may take, but no training gives."""
+    kind = next((a.dtype.name for a in arrays if a is not None and a.dtype.name not in _WEIGHTS), None)
+    if kind is not None:
+        reader.refused.append(f"the weights of {node.label} are {kind}, which cannot be a weight here; convert them to "
+                              f"float32")
+    return kind is None
+
+
 def _conv(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value | None:
     x, weight, bias = first(inputs), second(inputs), second(inputs, 2)
     if x is None or weight is None or weight.ndim != 4 or (len(inputs) > 2 and inputs[2] is not None and bias is None):
+        return None
+    if not _of_floats(reader, node, weight, bias):
         return None
     strides, kernel = maps.pair(node, "strides", 1), weight.shape[2:]
     padding = maps.padding(node, kernel, strides)
@@ -160,7 +174,7 @@ def _fused_conv(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> V
 def _conv_transpose(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value | None:
     """MindSpore's exporter adds an output_shape of four numbers and an auto_pad, which no runtime takes."""
     x, weight, bias = first(inputs), second(inputs), second(inputs, 2)
-    if x is None or weight is None or weight.ndim != 4:
+    if x is None or weight is None or weight.ndim != 4 or not _of_floats(reader, node, weight, bias):
         return None
     kernel, strides = weight.shape[2:], maps.pair(node, "strides", 1)
     if len(node.attributes.get("output_shape", ())) == 4:
@@ -180,10 +194,25 @@ def _norm(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value |
     x, values = first(inputs), [second(inputs, i) for i in (1, 2, 3, 4)]
     gamma, beta, mean, variance = values
     if x is None or gamma is None or beta is None or mean is None or variance is None \
-            or node.attributes.get("training_mode", 0) or {value.shape for value in values if value is not None} != \
+            or not _is_plain(reader, node, values) or {value.shape for value in values if value is not None} != \
             {(x.channels or gamma.size,)}:
         return None
     return reader.terms.norm(x, gamma, beta, mean, variance, float(node.attributes.get("epsilon", 1e-5)))
+
+
+def _is_plain(reader: Reader, node: Node, values: Sequence[np.ndarray | None]) -> bool:
+    """False for a batch norm that no weight file can say. Before opset 14, more outputs than one mean training."""
+    eps = float(node.attributes.get("epsilon", 1e-5))
+    if node.attributes.get("training_mode", 0) or (reader.opset < 14 and any(node.outputs[1:])):
+        reader.refused.append(f"{node.label} is a batch norm in training mode, which takes means and variances from "
+                              f"each image anew; export the network in evaluation mode (PyTorch: model.eval(), without "
+                              f"training=TrainingMode.TRAINING)")
+        return False
+    if not 0 < eps < np.inf:
+        reader.refused.append(f"the epsilon of {node.label} is {eps:.4g}, where a batch norm's is a positive number; "
+                              f"export it again with one, 1e-05 as a rule")
+        return False
+    return _of_floats(reader, node, *values)
 
 
 def _dense(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value | None:
@@ -191,7 +220,8 @@ def _dense(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value 
     x, weight, bias = first(inputs), second(inputs), second(inputs, 2)
     attrs = node.attributes
     if x is None or x.scale != 0 or weight is None or weight.ndim != 2 or attrs.get("transA", 0) \
-            or (attrs.get("alpha", 1.0), attrs.get("beta", 1.0)) != (1.0, 1.0):
+            or (attrs.get("alpha", 1.0), attrs.get("beta", 1.0)) != (1.0, 1.0) \
+            or not _of_floats(reader, node, weight, bias):
         return None
     kernel = (weight if attrs.get("transB", 0) else weight.T)[:, :, None, None]
     return reader.terms.convolution("Conv", x, kernel, None if bias is None else bias.reshape(-1), stride=1,
@@ -201,7 +231,8 @@ def _dense(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value 
 def _deform(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value | None:
     x, weight = first(inputs), second(inputs)
     offset, mask = (inputs[i] if len(inputs) > i else None for i in (2, 4))
-    if x is None or weight is None or weight.ndim != 4 or not isinstance(offset, Term) or not isinstance(mask, Term):
+    if x is None or weight is None or weight.ndim != 4 or not isinstance(offset, Term) or not isinstance(mask, Term) \
+            or not _of_floats(reader, node, weight, second(inputs, 3)):
         return None
     strides = maps.pair(node, "strides", 1)
     plain = strides[0] == strides[1] and maps.pair(node, "dilations", 1) == (1, 1) \

@@ -6,7 +6,6 @@ Source: onnx/onnx.proto of onnx 1.23 (field numbers, `TensorProto.DataType`, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -18,9 +17,12 @@ from converters.protobuf_wire import (
     LENGTH,
     VARINT,
     MalformedError,
+    UnsupportedError,
     fields,
+    messages,
     read_numbers,
     read_varint,
+    text_at,
 )
 from converters.tensor_file import Weights
 
@@ -30,8 +32,6 @@ DTYPES: dict[int, np.dtype] = {
     6: np.dtype("<i4"), 7: np.dtype("<i8"), 9: np.dtype("?"), 10: np.dtype("<f2"), 11: np.dtype("<f8"),
     12: np.dtype("<u4"), 13: np.dtype("<u8"), 16: np.dtype(ml_dtypes.bfloat16),
 }
-#: Of a name, a record or another text.
-MAX_TEXT_BYTES = 1 << 20
 #: Varints of typed data are decoded this many bytes at a time, for that takes forty times the memory.
 BLOCK_BYTES = 1 << 18
 
@@ -43,10 +43,6 @@ _DIMS, _TYPE, _SEGMENT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 3, 8, 9, 13, 1
 #: the number that their bits are.
 _FLOATS, _DOUBLES = 4, 10
 _TYPED = {_FLOATS: (1,), 5: (2, 3, 4, 5, 6, 9, 10, 16), 7: (7,), _DOUBLES: (11,), 11: (12, 13)}
-
-
-class UnsupportedError(ValueError):
-    """A valid file that is not read here; one phrase, and what to do."""
 
 
 @dataclass
@@ -89,13 +85,6 @@ def model_places(view: memoryview) -> ModelPlaces:
     if not versioned:
         raise MalformedError("it does not say its opset")
     return ModelPlaces(graph, metadata)
-
-
-def messages(view: memoryview, begin: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """The length-delimited fields (texts, bytes, messages) of a message. Raises MalformedError."""
-    for number, wire_type, inner, end in fields(view, begin, stop):
-        if wire_type == LENGTH:
-            yield number, inner, end
 
 
 def initialisers(mapped: MappedFile, begin: int, stop: int) -> Weights:
@@ -149,16 +138,6 @@ def tensor_at(view: memoryview, begin: int, stop: int, named: bool = True) -> Te
 def _external() -> UnsupportedError:
     return UnsupportedError("keeps its weights in another file (external data), which is not read; put them into one: "
                              "onnx.save(onnx.load('model.onnx'), 'single.onnx')")
-
-
-def text_at(view: memoryview, begin: int, stop: int) -> str:
-    """Raises MalformedError for what is no UTF-8, or too long."""
-    if stop - begin > MAX_TEXT_BYTES:
-        raise MalformedError(f"the text at byte {begin} is longer than {MAX_TEXT_BYTES} bytes")
-    try:
-        return str(view[begin:stop], "utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"the text at byte {begin} is not UTF-8") from error
 
 
 def array_of(mapped: MappedFile, tensor: Tensor) -> np.ndarray:

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 
 #: Wire types. Groups (3, 4) are deprecated and occur in none of the formats read here.
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+#: Of a name, a record or another text.
+MAX_TEXT_BYTES = 1 << 20
 
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
 
 
 class MalformedError(ValueError):
     """The bytes are not what their place calls for; one phrase, without the file's name, which the caller knows."""
+
+
+class UnsupportedError(ValueError):
+    """A valid file that is not read here; one phrase, and what to do."""
 
 
 def varint(value: int) -> bytes:
@@ -104,3 +110,25 @@ def read_numbers(view: memoryview, wire_type: int, begin: int, stop: int) -> lis
         number, position = read_varint(view, position, stop)
         numbers.append(number)
     return numbers
+
+
+def messages(view: memoryview, begin: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The length-delimited fields (texts, bytes, messages) of a message. Raises MalformedError."""
+    for number, wire_type, inner, end in fields(view, begin, stop):
+        if wire_type == LENGTH:
+            yield number, inner, end
+
+
+def text_at(view: memoryview, begin: int, stop: int) -> str:
+    """Raises MalformedError for what is no UTF-8, or too long."""
+    if stop - begin > MAX_TEXT_BYTES:
+        raise MalformedError(f"the text at byte {begin} is longer than {MAX_TEXT_BYTES} bytes")
+    try:
+        return str(view[begin:stop], "utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"the text at byte {begin} is not UTF-8") from error
+
+
+def signed(value: int) -> int:
+    """An int64, which is on the wire as the unsigned number of its bits."""
+    return value - (1 << 64) if value >> 63 else value

@@ -28,7 +28,8 @@ class TensorFile:
     it raises DbnetError. scaler: the numbers of a torch.amp.GradScaler. release: gives back the memory pages of one
     tensor (called after its last use; a no-op unless the file is mapped). read_graph: of a file that holds a graph
     which is read, what it computes, if its weights are those of a spec; `names`: canonical names -> the file's. It
-    raises DbnetError for a graph that computes what no spec can say.
+    raises DbnetError for a graph that computes what no spec can say. unread: why the graph of an .onnx is no network
+    that is built here, although its tensors have the names of one.
     """
 
     format: str
@@ -43,3 +44,4 @@ class TensorFile:
     scaler: dict[str, float] = field(default_factory=dict)
     release: Callable[[np.ndarray], None] = lambda array: None
     read_graph: Callable[[ModelSpec, Mapping[str, str]], GraphReading] | None = None
+    unread: str | None = None

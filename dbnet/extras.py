@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, ModuleType
+from typing import Any
 
 from dbnet.errors import DbnetError
 
@@ -43,6 +44,14 @@ def require(module: str) -> ModuleType:
     except (ImportError, OSError, AttributeError) as error:
         raise DbnetError(f"{module} is installed but does not import ({error}); reinstall it: "
                          f"pip install --force-reinstall 'dbnet-parity[{extra}]'") from error
+
+
+def onnxruntime_errors(ort: Any) -> tuple[type[Exception], ...]:
+    """Everything that ONNX Runtime raises: its own exceptions share no base class; a message that is no text is a
+    UnicodeDecodeError, which is a ValueError."""
+    state = vars(ort.capi.onnxruntime_pybind11_state).values()
+    own = (kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, ValueError)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ at 04d3293): {model_name}_{specification}-{sha256sum}.ckpt, with the first 8 cha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -109,8 +110,21 @@ def fetch(entry: Entry, means: Means, out: Path | None = None) -> Fetched:
         raise DbnetError(f"{target}: is not there, and --offline forbids to fetch it; --from DIR copies it from a "
                          f"folder")
     if out is None:
-        _make_folder(means.cache)
+        _make_folder(means.cache, f"choose another with --cache DIR or {CACHE_VARIABLE}, or --out FILE")
     return _downloaded(entry, means, target) if source is None else _copied(source, target, entry)
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """A folder, with those above it, for what is done meanwhile; those that stay empty are gone again afterwards."""
+    new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    _make_folder(folder, "name another folder with --out")
+    try:
+        yield
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError):  # it is empty no more
+                path.rmdir()
 
 
 def part_of(target: Path, entry: Entry) -> Path:
@@ -175,12 +189,11 @@ def _readable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, otherwise: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DbnetError(f"{folder}: cannot be created ({error.strerror}); choose another with --cache DIR or "
-                         f"{CACHE_VARIABLE}, or --out FILE") from error
+        raise DbnetError(f"{folder}: cannot be created ({error.strerror}); {otherwise}") from error
 
 
 def _copied(source: Path, target: Path, entry: Entry) -> Fetched:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.fetch_address import OTHERWISE, Redirects, shown, split_login
 from dbnet.fetch_part import ROOM, read_memo, write_all, write_memo, writing
 from dbnet.version import VERSION
@@ -113,7 +113,8 @@ class _Transfer:
         self.answered = True
         coding = response.headers.get("Content-Encoding", "identity").lower()
         if coding not in ("identity", ""):
-            raise DbnetError(f"{shown(self.url)}: comes packed ({coding}), which it was asked not to; {OTHERWISE}")
+            raise DbnetError(f"{shown(self.url)}: comes packed ({short(coding, 40)}), which it was asked not to; "
+                             f"{OTHERWISE}")
         length = response.length
         if response.status == 206:
             self._check_range(response.headers.get("Content-Range", ""))
@@ -126,8 +127,8 @@ class _Transfer:
         else:
             raise DbnetError(f"{shown(self.url)}: answered {response.status} and no file; {OTHERWISE}")
         if (self.total or 0) > self.pace.limit:
-            raise DbnetError(f"{shown(self.url)}: is said to have {self.total:,} bytes, which is no published file; "
-                             f"{OTHERWISE}")
+            raise DbnetError(f"{shown(self.url)}: is said to have {short(f'{self.total:,}', 40)} bytes, which is no "
+                             f"published file; {OTHERWISE}")
         disk = os.fstatvfs(self.stream.fileno())
         if (missing := (self.total or 0) - self.have) > disk.f_bavail * disk.f_frsize:
             raise DbnetError(f"{self.stream.name}: the disk has no room for the {missing:,} bytes that are missing; "
@@ -196,7 +197,7 @@ def _told(transfer: _Transfer) -> Iterator[None]:
     except urllib.error.URLError as error:
         raise _unreachable(transfer, error.reason) from error
     except (ValueError, http.client.InvalidURL) as error:
-        raise DbnetError(f"{where}: cannot be asked for ({error}); {OTHERWISE}") from error
+        raise DbnetError(f"{where}: cannot be asked for ({short(error, 80)}); {OTHERWISE}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(_broken_words(error, transfer)) from error
 
@@ -216,8 +217,8 @@ def _refused(transfer: _Transfer, error: urllib.error.HTTPError) -> None:
     if "infinite loop" in str(error.msg) or error.code in (301, 302, 303, 307, 308):
         raise DbnetError(f"{where}: sends on in a circle, or nowhere that can be followed ({error.code}); {OTHERWISE}"
                          ) from error
-    raise DbnetError(f"{where}: {_WORDS.get(error.code, f'is refused: {error.reason}')} ({error.code}); {OTHERWISE}"
-                     ) from error
+    words = _WORDS.get(error.code, f"is refused: {short(error.reason, 80)}")
+    raise DbnetError(f"{where}: {words} ({error.code}); {OTHERWISE}") from error
 
 
 def _unreachable(transfer: _Transfer, reason: object) -> Exception:
@@ -237,7 +238,7 @@ def _unreachable(transfer: _Transfer, reason: object) -> Exception:
         return DbnetError(f"{where}: the host is not known here ({reason.strerror}); is there a network? {proxy}; "
                           f"{OTHERWISE}")
     words = reason.strerror or str(reason) if isinstance(reason, OSError) else str(reason)
-    return DbnetError(f"{where}: no connection ({words}); {proxy}; {OTHERWISE}")
+    return DbnetError(f"{where}: no connection ({short(words, 120)}); {proxy}; {OTHERWISE}")
 
 
 def _proxy_words(url: str) -> str:

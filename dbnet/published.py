@@ -15,9 +15,20 @@ from typing import Any
 
 from dbnet.errors import DbnetError
 from dbnet.recipe_check import read_as
-from dbnet.recipe_configs import CONFIGS, DATA_SETS, PUBLISHED, START, URL, Download, Published, names, rows_of
+from dbnet.recipe_configs import (
+    CONFIGS,
+    DATA_SETS,
+    PUBLISHED,
+    START,
+    URL,
+    Download,
+    Published,
+    names,
+    read_table,
+    rows_of,
+)
 from dbnet.recipe_kinds import Kind, boolean, sequence, text
-from dbnet.recipe_yaml import Node, read_yaml
+from dbnet.recipe_yaml import Node
 
 FORMATS = ("ckpt", "mindir")
 #: Two parts of the names of recipes that a variant leaves out.
@@ -79,7 +90,7 @@ class Entry:
 
 def entries(table: Path = PUBLISHED) -> list[Entry]:
     """Every file, in the table's order. Raises DbnetError, naming the line, if the table is not one."""
-    tree = read_yaml(table)
+    tree = read_table(table)
     sections = tree.value
     sets = {name: _fields(node, _DATA_SET, name) for name, node in _mapping(sections.get(DATA_SETS)).items()}
     found = [Entry(_network(row), _variant(row), download, row.data, row, **sets.get(row.data, {}),
@@ -135,8 +146,18 @@ def by_digest(digest: str, known: Iterable[Entry]) -> Entry | None:
     return next((entry for entry in known if digest.startswith(entry.digest)), None)
 
 
+def file_at(url: str) -> str | None:
+    """The published file that an address ends in, which `dbnet fetch` then gets; None if it is no published one."""
+    file = _last_part(url)
+    return file if any(entry.file == file for entry in entries()) else None
+
+
+def _last_part(url: str) -> str:
+    return re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
+
+
 def _named(word: str, known: Sequence[Entry]) -> Sequence[Entry]:
-    wanted = _plain(word.rpartition("/")[2].partition("?")[0])
+    wanted = _plain(_last_part(word))
     exact = [entry for entry in known if wanted in _exact_names(entry)]
     named = exact or [entry for entry in known if wanted in _names(entry)]
     if not named:

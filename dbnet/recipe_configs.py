@@ -106,7 +106,12 @@ def locate(file: str | Path) -> tuple[Path, str]:
 
 def published(file: Path = PUBLISHED) -> list[Published]:
     """Every row, in the file's order. Raises DbnetError, naming the line, if the file is not such a table."""
-    return rows_of(read_yaml(file))
+    return rows_of(read_table(file))
+
+
+def read_table(file: Path) -> Node:
+    """A file as `PUBLISHED` is one, its rows unread. Raises DbnetError, naming the line."""
+    return read_yaml(file, what="a table of downloads", wants="recipes with rows, as configs/published.yaml")
 
 
 def rows_of(table: Node) -> list[Published]:

@@ -25,7 +25,7 @@ MAX_KEY = 80
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp")}
-_SECTIONS = "system, model, train, eval"
+_SECTIONS = "sections (system, model, train, eval, ...)"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver(_TAG + "float", _EXPONENT, list("-+.0123456789"))
 
 
-def read_yaml(path: Path, label: str | None = None) -> Node:
-    """The sections of a file. label: what the file is called in errors, default its path.
+def read_yaml(path: Path, label: str | None = None, what: str = "a recipe", wants: str = _SECTIONS) -> Node:
+    """The sections of a file. label: what the file is called in errors, default its path. what: it should be, which has
+    what `wants` says.
 
     Raises DbnetError, naming the line, if it cannot be read, is no YAML, or holds anything but sections.
     """
@@ -59,14 +60,14 @@ def read_yaml(path: Path, label: str | None = None) -> Node:
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DbnetError(f"{label}: cannot be read ({error.strerror or error}); give a recipe in YAML") from error
+        raise DbnetError(f"{label}: cannot be read ({error.strerror or error}); give {what} in YAML") from error
     if len(data) > MAX_BYTES:
-        raise DbnetError(f"{label}: more than {MAX_BYTES} bytes are no recipe")
+        raise DbnetError(f"{label}: more than {MAX_BYTES} bytes are no {what.partition(' ')[2]}")
     root = parse_yaml(data, label)
     if root.value is None or root.value == {}:
-        raise DbnetError(f"{label}: is empty; a recipe has sections ({_SECTIONS}, ...)")
+        raise DbnetError(f"{label}: is empty; {what} has {wants}")
     if not isinstance(root.value, dict):
-        raise DbnetError(f"{root.where}: holds {kind_of(plain(root))} where a recipe has sections ({_SECTIONS}, ...)")
+        raise DbnetError(f"{root.where}: holds {kind_of(plain(root))} where {what} has {wants}")
     return root
 
 
@@ -83,7 +84,7 @@ def parse_yaml(data: bytes | str, label: str, lines: bool = True) -> Node:
         problem = " ".join(filter(None, (error.context, error.problem)))
         raise DbnetError(f"{where}: is no YAML: {short(problem)}{hint}") from error
     except yaml.reader.ReaderError as error:
-        raise DbnetError(f"{label}: is no text ({error.reason} at {error.position}); give a recipe in YAML") from error
+        raise DbnetError(f"{label}: is no text ({error.reason} at {error.position}); give a file in YAML") from error
     except RecursionError as error:
         raise DbnetError(f"{label}: is nested too deep for a recipe") from error
 

@@ -80,7 +80,8 @@ class MapComparison:
 
     @property
     def same(self) -> bool:
-        return all(image.same for image in self.images)
+        """False too if nothing was compared."""
+        return bool(self.images) and all(image.same for image in self.images)
 
     @property
     def boxes(self) -> Boxes:
@@ -103,12 +104,13 @@ class MapComparison:
         return sum(image.max_abs is None for image in self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json: verdict, stages, boxes, images, failed."""
+        """Plain values, for --json: verdict (None if nothing was compared), stages, boxes, images, failed."""
         passed = self.max_abs is not None and self.max_abs <= TOLERANCE and not self.other_sizes
         stage = {"stage": "probability", "max_abs": self.max_abs, "mean_abs": self.mean_abs, "tolerance": TOLERANCE,
                  "passed": passed, "other_sizes": self.other_sizes}
+        verdict = "same" if self.same else "different"
         return {
-            "verdict": "same" if self.same else "different", "stages": [stage], "boxes": asdict(self.boxes),
+            "verdict": verdict if self.images else None, "stages": [stage], "boxes": asdict(self.boxes),
             "images": {image.name: {"max_abs": image.max_abs, "mean_abs": image.mean_abs,
                                     "sizes": [list(size) for size in image.sizes], "boxes": asdict(image.boxes),
                                     "crc32": image.crc32} for image in self.images},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dbnet.errors import DbnetError
-from dbnet.extras import require
+from dbnet.extras import onnxruntime_errors, require
 from dbnet.pixel_formats import AnySpec
 from dbnet.running import Device, check_images, check_stages, driver_version, parse_device
 from dbnet.spec import STAGES
@@ -60,7 +60,7 @@ class OnnxRuntimeRunner:
         self.at_once = min(threads or cores(), MAX_AT_ONCE) if concurrent and self._device.kind == "cpu" else 1
         # A calling thread works too: the session's own are what is left. 0: one per core.
         settings.intra_op_num_threads = threads or 0 if self.at_once == 1 else (threads or cores()) - self.at_once + 1
-        self._failures = _exceptions(ort)
+        self._failures = onnxruntime_errors(ort)
         try:
             self._session = ort.InferenceSession(source if isinstance(source, bytes) else os.fspath(source), settings,
                                                  providers=[_provider(ort, self._device)],
@@ -156,10 +156,3 @@ def inputs_told(inputs: Sequence[Any]) -> str:
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _exceptions(ort: Any) -> tuple[type[Exception], ...]:
-    """ONNX Runtime's own exceptions, which share no base class of their own; and of a message that is no text."""
-    state = ort.capi.onnxruntime_pybind11_state
-    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*own, RuntimeError, UnicodeDecodeError)

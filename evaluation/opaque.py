@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from converters.formats import detect
-from converters.load import SourceOptions
+from converters.load import NoChoiceError, SourceOptions
 from converters.onnx_foreign import ForeignModel
 from converters.onnx_outline import Outline, family_of, read_outline
-from dbnet.errors import DbnetError, UnknownNetworkError
+from dbnet.errors import DbnetError, UnknownNetworkError, shown
 from dbnet.pixel_formats import CHOICES, EXACT, FAMILIES, AnySpec, OpaqueSpec, S, pixel_choice, told
 from dbnet.record import Record
 from dbnet.running import check_images
@@ -41,13 +41,13 @@ def open_unknown(path: Path, error: UnknownNetworkError, options: SourceOptions,
                  concurrent: bool) -> OpaqueRunner:
     """A file that fits no known network, as `error` says, if it is an .onnx. otherwise: see `open_runner`.
 
-    Raises `error` for other files, and if the user said what network it is; DbnetError if it cannot run as it is, or
-    nobody knows its pixels.
+    Raises `error` for other files, and if the user said what network it is (NoChoiceError where that is all that is
+    wrong); DbnetError if it cannot run as it is, or nobody knows its pixels.
     """
-    said = {"--spec": options.spec, "--from": options.dialect, "--set": options.semantics, "--take": options.take,
-            "--part": options.part}
-    if detect(path) != "onnx" or any(said.values()):
+    if detect(path) != "onnx" or any((options.semantics, options.take, options.part)):
         raise error
+    if options.spec or options.dialect:
+        raise NoChoiceError(str(error), "spec", "dialect") from error
     if runner not in (None, "onnxruntime"):
         raise DbnetError(f"{error}; as it is it runs in ONNX Runtime only, not in {runner}") from error
     if stages not in (None, ("probability",)):
@@ -57,6 +57,8 @@ def open_unknown(path: Path, error: UnknownNetworkError, options: SourceOptions,
     spec, notes = _spec_of(path, outline, error, options, otherwise)
     try:
         opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent)
+    except NoChoiceError:
+        raise
     except DbnetError as failure:
         raise DbnetError(f"{failure} (it {str(error).removeprefix(f'{path}: ')})") from failure
     opened.notes = [f"{path.name}: its network is not known here, it runs as it is", *notes, *opened.notes]
@@ -109,14 +111,24 @@ def fitted(spec: S, options: SourceOptions, shape: Sequence[int | None]) -> tupl
 
 
 def check_locations(path: Path, outline: Outline) -> None:
-    """Raises DbnetError if the file wants weights from outside its folder, or from a file that is not there."""
+    """Raises DbnetError if the file wants weights from outside its folder, by a path or by a link, or from a file that
+    is not there.
+    """
     for location in sorted(outline.locations):
         parts = PurePosixPath(location.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in location or "\0" in location:
-            raise DbnetError(f"{path}: wants weights from {location!r}, which is not in its folder; such a file is not "
-                             f"opened")
-        if not (path.parent / location).is_file():
-            raise DbnetError(f"{path}: keeps its weights in {location!r}, which is not beside it; copy that file too")
+            raise DbnetError(f"{path}: wants weights from {shown(location)}, which is not in its folder; such a file "
+                             f"is not opened")
+        wanted = path.parent / location
+        try:
+            if not wanted.is_file():
+                raise DbnetError(f"{path}: keeps its weights in {shown(location)}, which is not beside it; copy that "
+                                 f"file too")
+            if not wanted.resolve().is_relative_to(path.parent.resolve()):
+                raise DbnetError(f"{path}: wants weights from {shown(location)}, a link to elsewhere; put the file "
+                                 f"itself in its place")
+        except OSError as error:  # a name too long
+            raise DbnetError(f"{path}: wants weights from {shown(location)}: {error.strerror}") from error
 
 
 def digest_of(path: Path, outline: Outline) -> str:
@@ -213,7 +225,10 @@ class OpaqueRunner(OnnxRuntimeRunner):
         """Runs a seeded image: the name of the output that is the map, and what it gave, (H, W) float32."""
         outputs = [output.name for output in self._session.get_outputs() if output.type in _TYPES]
         if wanted is not None and wanted not in outputs:
-            raise DbnetError(f"{self._where}: has no output {wanted!r}; choose from {', '.join(outputs)}")
+            told = f"{self._where}: has no output {wanted!r}; choose from {', '.join(outputs)}"
+            if len(outputs) < 2 or not isinstance(self.spec, OpaqueSpec):  # it is known without
+                raise NoChoiceError(told, "output")
+            raise DbnetError(told)
         outputs = [wanted] if wanted is not None else outputs
         if not outputs:
             raise DbnetError(f"{self._where}: has no output of floats, so no probability map")
@@ -225,6 +240,9 @@ class OpaqueRunner(OnnxRuntimeRunner):
             raise DbnetError(f"{self._where}: gives no probability map: " +
                              "; ".join(f"{name} {problem}" for name, problem in maps.items()))
         name = chosen(list(arrays), self._where)
+        if not np.isfinite(arrays[name]).all():
+            raise DbnetError(f"{self._where}: {name} holds NaN or Inf for an ordinary image, so it is no probability "
+                             f"map; is the file damaged?")
         if len(self._session.get_outputs()) > 1 and wanted is None:
             self.notes.append(f"of its outputs {', '.join(output.name for output in self._session.get_outputs())} the "
                               f"probability map is taken to be {name}; --map-output says otherwise")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from converters import onnx_file
-from converters.load import LoadedModel, SourceOptions, load_model
+from converters.load import LoadedModel, NoChoiceError, SourceOptions, load_model
 from converters.onnx_outline import read_outline
 from dbnet.errors import DbnetError, UnknownNetworkError
 from dbnet.extras import installed, require
@@ -76,7 +76,9 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     `evaluation.opaque`. pixels: the same as `options.pixels`, what goes in; needed where no record and no name tells.
     otherwise: whose pixels and boxes are taken where nothing else tells.
 
-    Raises DbnetError if the file, the framework, the device or a stage is not to be had.
+    Raises DbnetError if the file, the framework, the device or a stage is not to be had, or if another graph than the
+    file's would run, which has the names of a network and computes something else; NoChoiceError for an option that
+    means nothing to this file.
     """
     stages = None if stages is None else check_stages(stages)
     if runner is not None and runner not in RUNNERS:
@@ -108,8 +110,12 @@ def _open_known(model: LoadedModel, runner: str, device: str | None, stages: tup
                 threads: int | None, options: SourceOptions, concurrent: bool) -> Any:
     if runner == "onnxruntime":
         return _open_onnx(model, device, stages, threads, concurrent, options)
+    if model.unread is not None:
+        raise DbnetError(f"{model.path}: {model.unread}; so it runs in ONNX Runtime only, by its own graph, not in "
+                         f"{runner}")
     if options.output is not None:
-        raise DbnetError(f"{model.path}: runs in {runner}, where no output is chosen; leave out --map-output")
+        raise NoChoiceError(f"{model.path}: runs in {runner}, where no output is chosen; leave out --map-output",
+                            "output")
     spec, weights = model.record.spec, model.weights
     require(runner)
     if runner == "torch":
@@ -143,15 +149,18 @@ def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] |
         try:
             return _as_it_is(model, device, stages, threads, concurrent, options)
         except OtherGraphError as error:
-            if error.foreign and not model.graph_read:  # another graph in its place would prove nothing about it
-                raise
+            if model.unread is not None or (error.foreign and not model.graph_read):
+                raise  # another graph in its place would prove nothing about it
+    elif model.unread is not None:
+        raise DbnetError(f"{model.path}: {model.unread}; so it runs by its own graph only: leave out --set")
     stages = stages or STAGES
     training = [stage for stage in stages if stage not in STAGES]
     if training:
         raise DbnetError(f"no stage {training[0]} in ONNX: it is computed in training only; use --runner torch")
     spec = model.record.spec
     if options.output is not None:
-        raise DbnetError(f"{model.path}: does not run as it is, so no output is chosen; leave out --map-output")
+        raise NoChoiceError(f"{model.path}: does not run as it is, so no output is chosen; leave out --map-output",
+                            "output")
     archive = _archive(model, spec, stages != ("probability",))
     opened = OnnxRuntimeRunner(archive, spec, device, stages, threads, concurrent)
     opened.digest = model.record.sha256

@@ -17,6 +17,7 @@ from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.initial import initial_weights
 from dbnet.parameters import parameters
+from dbnet.published import file_at
 from dbnet.spec import TRAINING_FIELDS, ModelSpec, with_semantics
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def origin_of_weights(recipe: Recipe, given: Path | None) -> Origin | None:
             raise DbnetError(f"{where}: True asks for ImageNet weights, which are not part of this package; give a "
                              f"file of them (torchvision's or MindCV's, or any detector): --pretrained FILE, or {end}")
         if "://" in value:
-            raise DbnetError(f"{where}: {value} is an address, and nothing is fetched here; download it and give "
-                             f"--pretrained FILE, or {end}")
+            get = f"dbnet fetch {file} gets it, then" if (file := file_at(value)) else "download it and"
+            raise DbnetError(f"{where}: {value} is an address, and nothing is fetched here; {get} give --pretrained "
+                             f"FILE, or {end}")
         return Origin(Path(value), recipe.where(path), path != "model.pretrained")
     return None
 
@@ -92,6 +94,8 @@ def _found(spec: ModelSpec, origin: Origin) -> tuple[Weights, list[str]]:
     if tensors and not identify(tensors, None, record.spec if record else None).problems:
         options = SourceOptions(take="ema" if file.ema is not None else "plain" if file.training else None)
         model = load_model(origin.path, options)
+        if model.unread is not None:
+            notes.append(f"  taken by the names of its weights; its graph {model.unread}")
         return model.weights, notes + _differing(spec, model.record.spec)
     found = find_backbone(tensors, spec)
     require_finite(found.weights, str(origin.path))

@@ -39,6 +39,7 @@ from evaluation.training_journal import Journal
 from tests import fuzz_data, fuzz_graphs, fuzz_weights
 from tests.fuzz_bytes import BLIND
 from tests.fuzz_headers import IMAGE, MAT, SAFETENSORS
+from tests.fuzz_nodes import NODES
 from tests.fuzz_pickles import PICKLE
 from tests.fuzz_protobufs import PROTOBUF
 from tests.fuzz_reader import MIB, Reader
@@ -234,6 +235,7 @@ READERS: dict[str, Reader] = {
                        floor=_PICKLED),
     "onnx": Reader(("x.onnx", "x", "x.ckpt"), fuzz_weights.onnx, (*PROTOBUF * 2, *BLIND), weights, 12, 2),
     "foreign onnx": Reader(("x.onnx", "x"), fuzz_graphs.foreign_onnx, (*PROTOBUF * 2, *BLIND[:8]), graph, 10, 3, 0.1),
+    "foreign nodes": Reader(("x.onnx",), fuzz_graphs.foreign_onnx, NODES, graph, 3, 3, 0.6),
     "mindir": Reader(("x.mindir", "x", "x.onnx"), fuzz_graphs.mindir, (*PROTOBUF * 2, *BLIND), weights, 10),
     "mindir graph": Reader(("x.mindir",), fuzz_graphs.mindir_graph, (*PROTOBUF * 2, *BLIND[:4]), whole, 1, slow=True),
     "safetensors": Reader(("x.safetensors", "x"), fuzz_weights.safetensors, (*SAFETENSORS * 4, *BLIND), weights, 10, 1),

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from dbnet.sample import Detection
-from evaluation.compare_maps import Boxes, compare_boxes
+from evaluation.compare_maps import Boxes, MapComparison, compare_boxes
 from tests import detecting
 from tests.opaque_models import BRIGHT, detector
 
@@ -80,8 +80,11 @@ def test_models_that_differ(tmp_path, photos, dbnet):
     a, b = detector(tmp_path / "a.onnx"), detector(tmp_path / "b.onnx", end="composed", more=["thresh"])
     common = ("compare", a, b, "--images", photos, "--pixels", BRIGHT, *LOOSE)
     assert "same: " in dbnet(*common).out
-    said = dbnet(*common, "--map-output", "thresh", code=3)  # of b only
-    assert "a.onnx: has no output 'thresh'" in said.err
+    assert "different: " in dbnet(*common, "--map-output", "thresh", code=1).out  # of b only: a leaves no choice
+    said = dbnet(*common, "--map-output", "nobody", code=3)
+    assert "b.onnx: has no output 'nobody'; choose from out, thresh" in said.err
+    said = dbnet("compare", a, a, *common[3:], "--map-output", "nobody", code=3)
+    assert "a.onnx: has no output 'nobody'; choose from out" in said.err
     c = detector(tmp_path / "c.onnx", end="scaled", kernel="decoder.binarize.0.weight")
     found = json.loads(dbnet("compare", a, c, "--images", photos, "--pixels", BRIGHT, *LOOSE, "--json", "-").out)
     assert found["verdict"] == "same"
@@ -95,6 +98,23 @@ def test_models_that_differ(tmp_path, photos, dbnet):
                              code=1).out)
     assert found["verdict"] == "different" and not found["stages"][0]["passed"]
     assert found["stages"][0]["max_abs"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_choice_goes_to_the_model_that_has_it(tmp_path, photos, dbnet):
+    """Of a detector whose network is not known, and a model of ours."""
+    foreign = detector(tmp_path / "a.onnx", more=["second"])
+    own = detecting.write_model(tmp_path / "b.onnx")
+    common = ("--images", photos, "--limit", "1", "--pixels", BRIGHT, "--json", "-")
+    choices = ("--map-output", "second", "--spec", "dbnet_mobilenetv3")
+    for pair in ((foreign, own), (own, foreign)):
+        dbnet("compare", *pair, *common, code=3)  # out or second?
+        found = json.loads(dbnet("compare", *pair, *common, *choices, code=1).out)
+        sides = {found[side]["spec"]: found[side] for side in "ab"}
+        assert sides["opaque"]["semantics"]["output"] == "second" and "dbnet_mobilenetv3" in sides
+    said = dbnet("compare", foreign, foreign, *common, *choices, code=3)
+    assert "fits no known network" in said.err and said.err.count("\n") == 1
+    said = dbnet("compare", own, own, *common, *choices[:2], code=3)
+    assert "b.onnx: has no output 'second'" in said.err and said.err.count("\n") == 1
 
 
 def test_pixels_of_two_kinds(tmp_path, photos, dbnet):
@@ -118,6 +138,10 @@ def test_images_that_fail(tmp_path, photos, dbnet):
     assert "same: " in dbnet("compare", a, a, "--images", photos / "img_*.png", "--pixels", BRIGHT).out
     said = dbnet("compare", a, a, "--images", photos / "broken.png", "--pixels", BRIGHT, code=3)
     assert "nothing could be compared: 1 images failed" in said.err
+    assert not MapComparison(failed=["x"]).same
+    found = json.loads(dbnet("compare", a, a, "--images", photos / "broken.png", "--pixels", BRIGHT, "--json", "-",
+                             code=3).out)
+    assert (found["verdict"], found["images"], found["stages"][0]["passed"]) == (None, {}, False)
     said = dbnet("compare", a, a, "--images", tmp_path / "nowhere", "--pixels", BRIGHT, code=3)
     assert "no such file or folder" in said.err and said.err.count("\n") == 1
 

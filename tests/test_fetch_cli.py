@@ -91,6 +91,12 @@ def test_out_is_a_file_or_a_folder(table, tmp_path):
     assert run(*where, "-o", tmp_path / "models").stdout == f"{tmp_path}/models/{NAME}\n"
     assert run(*where, "-o", tmp_path / "my.ckpt").stdout == f"{tmp_path}/my.ckpt\n"
     assert "is no folder that exists, and no name of a .ckpt file" in run(*where, "-o", tmp_path / "new", code=3)
+    new = f"{tmp_path}/new/models/"
+    nothing = ["dbnet_resnet50", "--table", table, "--offline"]
+    assert "--offline forbids" in run(*nothing, "-o", new, code=3) and not (tmp_path / "new").exists()
+    assert run(*where, "-o", new).stdout == f"{new}{NAME}\n" and run(*where, "-o", new).stdout == f"{new}{NAME}\n"
+    (tmp_path / "taken").write_bytes(b"")
+    assert "cannot be created (File exists)" in run(*where, "-o", f"{tmp_path}/taken/", code=3)
     (tmp_path / "my.ckpt").write_bytes(b"mine")
     assert "add --force" in run(*where, "-o", tmp_path / "my.ckpt", code=3)
     run(*where, "-o", tmp_path / "my.ckpt", "--force")
@@ -106,17 +112,41 @@ def test_out_is_a_file_or_a_folder(table, tmp_path):
     (["--from", ""], 2, "the path is empty"),
     (["dbnet_resnet50", "--mirror", "b"], 3, "no address of a mirror"),
     (["--out", "x.ckpt"], 2, "--out wants a NAME"),
+    (["--force"], 2, "--force wants a NAME"),
+    (["--from", "x"], 2, "--from wants a NAME"),
+    (["--tries", "5"], 2, "--tries wants a NAME"),
+    (["dbnet_resnet50", "--list", "--out", "x.ckpt"], 2, "--list only lists; leave out --out"),
+    (["dbnet_resnet50", "--list", "--mirror", "http://x"], 2, "--list only lists; leave out --mirror"),
+    (["dbnet_resnet50", "--check", "--force"], 2, "--check only verifies; leave out --force"),
+    (["--check", "--list"], 2, "--check only verifies; leave out --list"),
+    (["--check", "--variant", "general"], 2, "--variant of --check wants a NAME"),
+    (["dbnet_resnet18", "--out", ""], 2, "the path is empty"),
+    (["dbnet_resnet18", "--json", "x.txt"], 2, "(x.txt); a file of --json ends in .json, any other is written --json="),
     (["--list", "yolo"], 3, "no published weights"),
     (["--list", "--variant", "yolo"], 3, "has no variant yolo"),
     (["--list", "dbnet_resnet50_td500", "--format", "mindir"], 3, "is not published as .mindir"),
     (["--format", "pth"], 2, "'pth' is not one of"),
-    (["--table", "/nowhere.yaml"], 3, "cannot be read"),
+    (["--table", "/nowhere.yaml"], 3, "cannot be read (No such file or directory); give a table of downloads in YAML"),
+    (["--table", "/dev/null"], 3, "is empty; a table of downloads has recipes with rows"),
     (["--timeout", "0"], 2, "--timeout"),
     (["a", "b"], 2, "unexpected extra argument"),
 ])
 def test_what_is_typed_wrong(arguments, code, words):
     done = run(*arguments, code=code)
     assert words in (done if isinstance(done, str) else done.output)
+
+
+def test_json_into_a_file_of_any_name(tmp_path):
+    run("--json", tmp_path / "a.json")
+    run(f"--json={tmp_path / 'a.txt'}")
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "a.txt").read_text() != ""
+
+
+def test_an_interrupt_before_the_first_byte(table, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("dbnet.fetch.fetch", stopped)
+    assert run("dbnet_resnet50", "--table", table, code=3) == "interrupted; nothing was written"
 
 
 def test_the_list_can_be_narrowed():

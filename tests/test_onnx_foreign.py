@@ -76,6 +76,8 @@ def assert_read(model: LoadedModel, spec: ModelSpec, weights: dict[str, np.ndarr
     (replace(V3, upsampling="align_corners", neck_gate="hard_sigmoid"), {"opset": 11}),
     (replace(V3, upsampling="rounded", neck_gate="sigmoid", se_gate="sigmoid"), {"opset": 22}),
     (replace(MV3, upsampling="align_corners"), {}),
+    (replace(V3, neck_channels=16), {}),  # a squeeze of one channel has the shape of a depthwise kernel
+    (replace(MV3, fusion="asf", neck_channels=16), {}),
 ])
 def test_semantics_are_read_from_the_graph(spec, options, tmp_path):
     weights = seeded_weights(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from converters.inspect import inspect
-from converters.load import load_model
+from converters.load import SourceOptions, load_model
 from converters.onnx_foreign import read_foreign
 from dbnet.errors import DbnetError, UnknownNetworkError
+from evaluation.runners import open_runner
+from tests.detecting import dbnet
 from tests.foreign_onnx import replaced, saved, scrambled
 from tests.test_onnx_foreign import MV3, R18, V3, ours
 
@@ -107,11 +110,136 @@ def test_names_alone_are_taken_where_the_graph_is_not_understood(tmp_path):
     model = ours(MV3)
     given_attribute("Resize", mode="linear")(model.graph)
     found = load_model(saved(model, tmp_path / "x.onnx"))
-    assert found.foreign is None
+    assert found.foreign is None and found.unread is not None and "linear" in found.unread
     assert any("graph was not understood" in note and "linear" in note for note in found.notes)
     from converters.convert import convert
     with pytest.raises(DbnetError, match="was not understood"):
         convert(tmp_path / "x.onnx", tmp_path / "y.pth")
+
+
+def test_names_alone_are_never_called_the_same(tmp_path, monkeypatch, capsys):
+    """Every tensor is there, under its name; the graph computes something else with them."""
+    model = ours(MV3)
+    saved(model, tmp_path / "a.onnx")
+    another("Relu", "LeakyRelu")(model.graph)
+    saved(model, tmp_path / "b.onnx")
+    for files, unread in (("aa", []), ("ab", ["b"]), ("ba", ["a"]), ("bb", ["a", "b"])):
+        paths = [tmp_path / f"{name}.onnx" for name in files]
+        dbnet(monkeypatch, "compare", *paths, "--weights", code=1 if unread else 0)
+        said = capsys.readouterr().out
+        assert ("and the same semantics" in said) != bool(unread)
+        for side in unread:
+            assert f"graph: that of {side.upper()} was not read" in said and "LeakyRelu" in said
+        dbnet(monkeypatch, "compare", *paths, "--weights", "--json", "-", code=1 if unread else 0)
+        found = json.loads(capsys.readouterr().out)
+        assert found["same"] == (not unread) and list(found["unread"]) == unread and not found["different"]
+
+
+def test_a_graph_that_is_not_read_runs_as_it_is_or_not_at_all(tmp_path):
+    model = ours(MV3)
+    another("Relu", "LeakyRelu")(model.graph)
+    path = saved(model, tmp_path / "x.onnx")
+    for runner in ("torch", "mindspore"):
+        with pytest.raises(DbnetError, match=rf"LeakyRelu.*in ONNX Runtime only, by its own graph, not in {runner}"):
+            open_runner(path, runner, stages=("probability",))
+    with pytest.raises(DbnetError, match="by its own graph only: leave out --set"):
+        open_runner(path, stages=("probability",), options=SourceOptions(semantics={"k": 40}))
+    pytest.importorskip("onnxruntime")
+    assert open_runner(path, stages=("probability",)).name == "onnxruntime"
+    with pytest.raises(DbnetError, match="has no output c2"):  # which our own graph of these weights has
+        open_runner(path, stages=("c2", "probability"))
+
+
+def whole_numbers(operator: str, place: int, dtype: type) -> Change:
+    """An input that is a weight, rounded to another type, which onnx's reference evaluator takes."""
+    def change(graph: onnx.GraphProto) -> None:
+        name = node_of(graph, operator).input[place]
+        tensor = next(t for t in graph.initializer if t.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), name))
+    return change
+
+
+def trained(graph: onnx.GraphProto) -> None:
+    """As exporters wrote training mode before opset 14."""
+    node_of(graph, "BatchNormalization").output.extend(["mean", "variance"])
+
+
+@pytest.mark.parametrize(("change", "opset", "told"), [
+    (whole_numbers("Conv", 1, np.int32), 17, "the weights of Conv .* are int32"),
+    (whole_numbers("Conv", 1, np.bool_), 17, "the weights of Conv .* are bool"),
+    (whole_numbers("BatchNormalization", 3, np.int64), 17, "the weights of BatchNormalization .* are int64"),
+    (given_attribute("BatchNormalization", training_mode=1), 17, "training mode.*evaluation mode .*model.eval"),
+    (trained, 11, "training mode.*evaluation mode"),
+    (given_attribute("BatchNormalization", epsilon=0.0), 17, "the epsilon of BatchNormalization .* is 0, where"),
+    (given_attribute("BatchNormalization", -1, epsilon=-1e-5), 17, "is -1e-05, where"),
+    (given_attribute("BatchNormalization", epsilon=float("inf")), 17, "is inf, where"),
+    (given_attribute("BatchNormalization", epsilon=1e30), 17, r"x\.onnx: norm_eps cannot be 1e\+30"),
+])
+def test_layers_that_no_weights_can_say(change, opset, told, tmp_path):
+    """Neither by the graph nor by names that fit; what runs a graph as it is may still do so if they do not."""
+    model = ours(MV3, form="archive", opset=opset)
+    if told.endswith(r"1e\+30"):
+        for place in range(len([node for node in model.graph.node if node.op_type == "BatchNormalization"])):
+            given_attribute("BatchNormalization", place, epsilon=1e30)(model.graph)
+    change(model.graph)
+    path = saved(model, tmp_path / "x.onnx")
+    with pytest.raises(DbnetError, match=told) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert isinstance(caught.value, UnknownNetworkError) == ("the weights" in told)  # whose names then fit nothing
+    with pytest.raises(UnknownNetworkError, match=told):
+        load_model(saved(scrambled(model), path))
+
+
+def without_squeezing(graph: onnx.GraphProto) -> None:
+    """RSEFPN's first sum is one of other things."""
+    node = next(node for node in graph.node if node.output[0] == "neck.ins_conv.3")
+    node.input[:] = ["c5", "c5"]
+
+
+def fused_without_parameters(graph: onnx.GraphProto) -> None:
+    node = node_of(graph, "Conv", 4)
+    node.op_type, node.domain = "FusedConv", "com.microsoft"
+    node.attribute.append(helper.make_attribute("activation", "HardSigmoid"))
+
+
+@pytest.mark.parametrize(("spec", "change", "told"), [
+    (replace(V3, neck_channels=16), without_squeezing, "is a Add, where neck.ins_conv.3.in_conv is a Conv"),
+    (replace(MV3, neck_channels=16), fused_without_parameters, "is a com.microsoft.FusedConv, where"),
+    (V3, given_attribute("HardSigmoid", -1, alpha="steep"), "is a HardSigmoid of another kind"),
+])
+def test_odd_nodes_are_another_network(spec, change, told, tmp_path):
+    model = ours(spec)
+    change(model.graph)
+    with pytest.raises(UnknownNetworkError, match=told):
+        load_model(saved(scrambled(model), tmp_path / "x.onnx"))
+
+
+def sides_by(number: float) -> list[onnx.NodeProto]:
+    """The image's sides beside a number that is no side."""
+    return [helper.make_node("Shape", ["image"], ["s"]),
+            helper.make_node("Constant", [], ["n"], value=helper.make_tensor("", 1, [1], [number])),
+            helper.make_node("Concat", ["s", "n"], ["sn"], axis=0)]
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_numbers_that_are_no_size(number, tmp_path):
+    model = scrambled(ours(MV3))
+    model.graph.node.extend(sides_by(number))
+    assert load_model(saved(model, tmp_path / "x.onnx")).record.spec.name == MV3.name
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("divisor", [np.zeros(1, np.float32), np.full((1, 8, 1, 1), 1e-40, np.float32)])
+def test_numbers_beyond_float32_are_one_line_and_no_warning(divisor, tmp_path):
+    model = ours(MV3, form="archive")
+    node = node_of(model.graph, "BatchNormalization", -1)
+    model.graph.initializer.append(numpy_helper.from_array(divisor, "divisor"))
+    out, node.output[0] = node.output[0], "before"
+    place = list(model.graph.node).index(node)
+    model.graph.node.insert(place + 1, helper.make_node("Div", ["before", "divisor"], [out]))
+    with pytest.raises(DbnetError):
+        load_model(saved(scrambled(model), tmp_path / "x.onnx"))
 
 
 # Damaged --------------------------------------------------------------------------------------------------------------

@@ -114,8 +114,29 @@ def test_a_file_that_cannot_be_run_is_not_converted(change, told, tmp_path):
         if name in change:
             sides[place].dim_value = change[name]
     if change.get("bad"):
-        model.graph.node.append(onnx.helper.make_node("NoSuchOperator", ["image"], ["nowhere"], domain="nobody"))
+        next(node for node in model.graph.node if node.output[0] == "probability").domain = "nobody"
         model.opset_import.append(onnx.helper.make_opsetid("nobody", 1))
     with pytest.raises(DbnetError, match=told):
         convert(saved(model, tmp_path / "x.onnx"), tmp_path / "y.pth")
     assert not (tmp_path / "y.pth").exists()
+
+
+@pytest.mark.parametrize(("function", "k"), [("paper", 30.0), ("mindocr", 50.0)])
+def test_the_step_of_a_training_is_read(function, k, tmp_path):
+    spec = replace(MV3, neck_channels=16, step_function=function, k=k)
+    found = load_model(saved(exported(spec, training=True), tmp_path / "x.onnx"))
+    assert found.subset == "complete"
+    assert (found.record.spec.step_function, found.record.spec.k) == (function, k)
+
+
+@pytest.mark.parametrize(("outputs", "told"), [((1,), True), ((1, 0), False), ((0, 1), False)])
+def test_names_of_a_threshold_branch(outputs, told, tmp_path):
+    """Alone it is taken for the probability, with a note; beside that it is the threshold, whatever comes first."""
+    spec = replace(MV3, neck_channels=16)
+    model = exported(spec, training=True)
+    kept = [onnx.ValueInfoProto.FromString(model.graph.output[i].SerializeToString()) for i in outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    found = load_model(saved(model, tmp_path / "x.onnx"))
+    assert any("called as a threshold branch" in note for note in found.notes) == told
+    assert found.foreign.output == ("t" if told else "p") and (found.subset == "complete") != told

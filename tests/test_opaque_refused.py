@@ -12,6 +12,7 @@ from converters.load import SourceOptions
 from converters.onnx_outline import read_outline
 from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_images
+from evaluation.opaque import check_locations
 from evaluation.runners import RUNNERS, open_runner
 from tests import detecting
 from tests.opaque_models import detector, opened, probability_of
@@ -108,6 +109,21 @@ def test_only_an_onnx_runs_as_it_is(tmp_path):
             open_runner(path, runner, options=SourceOptions(output="probability"))
 
 
+@pytest.mark.parametrize(("operators", "end"), [(("Log",), "scaled"), (("Sub", "Div"), "sigmoid")])
+def test_values_that_are_no_numbers(operators, end, tmp_path):
+    """The logarithm of what is negative; one by nothing."""
+    path = detector(tmp_path / "m.onnx", end=end)
+    model = onnx.load(path)
+    for i, operator in enumerate(operators):
+        source = model.graph.node[-1].output[0]
+        model.graph.node.append(onnx.helper.make_node(operator, [source] * (1 if operator == "Log" else 2) if i == 0
+                                                      else ["out", source], [f"broken{i}"]))
+    model.graph.output[0].name = model.graph.node[-1].output[0]
+    onnx.save(model, path)
+    with pytest.raises(DbnetError, match=rf"broken{len(operators) - 1} holds NaN or Inf for an ordinary image"):
+        opened(path)
+
+
 # External data --------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +164,41 @@ def test_weights_from_outside_are_not_opened(location, where, tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(DbnetError, match=f"wants weights from '.*{re.escape(location[-5:])}', which is not in its fol"):
         opened(path)
+
+
+@pytest.mark.parametrize("link", ["m.onnx.data", "inner"])
+def test_a_link_that_leads_out_is_not_followed(link, tmp_path):
+    """Also where a folder on the way is one; a link within the folder is followed."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path, data = detector(folder / "m.onnx", external=True), folder / "m.onnx.data"
+    data.rename(folder / "real")
+    data.symlink_to("real")
+    check_locations(path, read_outline(path))
+    data.unlink()
+    (tmp_path / "outside").mkdir()
+    (folder / "real").rename(tmp_path / "outside/real")
+    if link == "inner":
+        (folder / link).symlink_to(tmp_path / "outside")
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = "inner/real" if entry.key == "location" else entry.value
+        path.write_bytes(model.SerializeToString())
+    else:
+        data.symlink_to(tmp_path / "outside/real")
+    with pytest.raises(DbnetError, match="a link to elsewhere"):
+        opened(path)
+
+
+def test_a_name_too_long_is_one_line(tmp_path):
+    path = detector(tmp_path / "m.onnx", external=True)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "x" * 5000
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DbnetError, match="wants weights from") as error:
+        opened(path)
+    assert len(str(error.value)) < 700 and "\n" not in str(error.value)
 
 
 def test_a_damaged_file_is_damaged(tmp_path):

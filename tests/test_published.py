@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dbnet.cli.fetch import fetch as command
 from dbnet.errors import DbnetError
-from dbnet.published import AmbiguousError, begun_with, by_digest, choose, entries, matching
+from dbnet.published import AmbiguousError, begun_with, by_digest, choose, entries, file_at, matching
 from dbnet.recipe import read_recipe
 from dbnet.recipe_configs import PUBLISHED, names
 from dbnet.spec import SPECS
@@ -67,7 +67,7 @@ def test_the_recipes_addresses_are_known():
         for path in ("model.pretrained", "model.backbone.pretrained"):
             value = read_recipe(name).get(path, None)
             if isinstance(value, str) and "://" in value:
-                assert value in urls
+                assert value in urls and file_at(value) == value.rpartition("/")[2]
                 assert name in begun_with(choose(value, known=ENTRIES)) or "mobilenetv3_icdar15" in name
 
 
@@ -124,6 +124,14 @@ def test_several_variants_are_named():
         assert f" {entry.variant} (" in str(caught.value)
     with pytest.raises(AmbiguousError, match=r"2 variants; add --variant icdar15 \(.*\), general"):
         choose("dbnet_resnet50", None, "mindir", ENTRIES)
+
+
+@pytest.mark.parametrize(("url", "file"), [
+    ("http://mirror/x/dbnet_resnet50-c3a4aa24.ckpt?token=a/b#c", "dbnet_resnet50-c3a4aa24.ckpt"),
+    ("https://x/dbnet_resnet50-c3a4aa25.ckpt", None), ("https://x/", None), ("https://dbnet_resnet50", None),
+])
+def test_the_file_of_an_address(url, file):
+    assert file_at(url) == file
 
 
 def test_a_digest_names_its_file():

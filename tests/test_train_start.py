@@ -159,7 +159,9 @@ def test_files_that_do_not_fit(tmp_path, kind, told):
 
 @pytest.mark.parametrize(("recipe", "settings", "told"), [
     ("db_r18_icdar15", [], "True asks for ImageNet weights, which are not part of this package"),
-    ("db_r18_td500", [], r"synthtext-251ef3dd.ckpt is an address.*--pretrained FILE, or -o model.pretrained=null"),
+    ("db_r18_td500", [], r"-251ef3dd.ckpt is an address, .*dbnet fetch dbnet_resnet18_synthtext-251ef3dd.ckpt gets it, "
+     r"then give --pretrained FILE, or -o model.pretrained=null"),
+    ("db_r18_td500", ["model.pretrained=https://x/y.ckpt"], "download it and give --pretrained FILE, or -o model"),
     ("db_mobilenetv3_icdar15", [], "is an address.*-o model.backbone.pretrained=False"),
     ("db_r18_td500", ["model.pretrained=null", "model.backbone.pretrained=True"], "ImageNet"),
 ])

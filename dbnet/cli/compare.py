@@ -47,8 +47,9 @@ def compare(a: Path, b: Path, weights: bool, images: tuple[str, ...], json_path:
     """Compare two models of any format: their weights under canonical names, or what they find in images.
 
     Exit code 1 if they differ. With --weights a different semantic (such as stem_pool) is a difference: equal names do
-    not make equal numbers. With --images each model gets its own pixels and box rule, unless options say otherwise;
-    the same are two whose boxes have the same corners and whose probabilities are at most 1e-4 apart.
+    not make equal numbers; so is a graph that is no known network, whatever its names. With --images each model gets
+    its own pixels and box rule, unless options say otherwise; the same are two whose boxes have the same corners and
+    whose probabilities are at most 1e-4 apart.
     """
     if weights == bool(images):
         raise click.UsageError("give --weights or --images, one of them")
@@ -66,7 +67,7 @@ def compare(a: Path, b: Path, weights: bool, images: tuple[str, ...], json_path:
     if json_path:
         write_json(json_path, {
             "same": result.same, "identical": result.identical, "different": [d.__dict__ for d in result.different],
-            "only_a": result.only_a, "only_b": result.only_b, "semantics": result.semantics,
+            "only_a": result.only_a, "only_b": result.only_b, "semantics": result.semantics, "unread": result.unread,
             "sha256": [first.record.sha256, second.record.sha256]})
     if json_path != "-":
         _show(result)
@@ -75,25 +76,48 @@ def compare(a: Path, b: Path, weights: bool, images: tuple[str, ...], json_path:
 
 
 def for_each(options: Any, *openers: Callable[[Any], T]) -> list[T]:
-    """Both models. --part and --take choose in a file that leaves a choice, as long as one of the two does."""
+    """Both models. What chooses in a file (--part, --take, --map-output, ...) goes to those that leave the choice, as
+    long as one of the two does.
+    """
+    refused: dict[str, Exception] = {}
+    loaded = []
+    for opener in openers:
+        model, idle = _without_idle(opener, options)
+        for name, error in idle.items():
+            if name in refused:
+                raise refused[name] from None
+            refused[name] = error
+        loaded.append(model)
+    return loaded
+
+
+def _without_idle(opener: Callable[[Any], T], options: Any) -> tuple[T, dict[str, Exception]]:
+    """The model, and the fields of `options` that had to be left out for it."""
     from dataclasses import replace
 
     from converters.load import NoChoiceError
-    loaded, refused = [], None
-    for opener in openers:
+    idle: dict[str, Exception] = {}
+    while True:
         try:
-            loaded.append(opener(options))
+            return opener(options), idle
         except NoChoiceError as error:
-            if refused is not None:
-                raise refused from None
-            refused = error
-            loaded.append(opener(replace(options, part=None, take=None)))
-    return loaded
+            chosen = [name for name in error.fields if getattr(options, name) is not None]
+            if not chosen:
+                raise
+            idle |= dict.fromkeys(chosen, error)
+            options = replace(options, **dict.fromkeys(chosen))
 
 
 def _show(result: Any) -> None:
     if result.same:
         click.echo(f"same: {result.identical} tensors, bit for bit, and the same semantics")
+        return
+    for side, reason in result.unread.items():
+        click.echo(f"graph: that of {side.upper()} was not read and may compute something else, whatever the names of "
+                   f"its weights: it {reason}")
+    if result.equal:
+        click.echo(f"not known to be the same: {result.identical} tensors are equal, bit for bit, but not what is "
+                   f"computed with them; --images compares that")
         return
     click.echo(f"different: {len(result.different)} tensors differ, {result.identical} are identical, "
                f"{len(result.only_a)} only in A, {len(result.only_b)} only in B")

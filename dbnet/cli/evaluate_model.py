@@ -87,7 +87,9 @@ def _own_model(recipe: Recipe) -> Path:
     if not value:
         raise DbnetError(f"{recipe.where(path)} names no model; {hint}")
     if "://" in value:
-        raise DbnetError(f"{recipe.where(path)}: {value} is an address; download it, then {hint}")
+        from dbnet.published import file_at
+        get = f"fetch it (dbnet fetch {file})" if (file := file_at(value)) else "download it"
+        raise DbnetError(f"{recipe.where(path)}: {value} is an address; {get}, then {hint}")
     if not Path(value).exists():
         raise DbnetError(f"{recipe.where(path)}: {value}: no such file; {hint}")
     return Path(value)
