@@ -31,6 +31,13 @@ class DBNet(nn.Cell):
         logits, probability = self.head(fused)
         return c2, c3, c4, c5, p2, p3, p4, p5, fused, logits, probability
 
+    def parts(self, x: Tensor, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Every stage, each computed from the maps given for those before it (of `stages`), not from its own."""
+        c2, c3, c4, c5, p2, p3, p4, p5, fused, logits = maps[:10]
+        pyramid = self.neck(c2, c3, c4, c5)
+        return self.backbone.parts(x, c2, c3, c4) + pyramid[:4] + (
+            self.neck.join(p2, p3, p4, p5), self.head(fused)[0], self.head.sigmoid(logits))
+
     def training_outputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probability, threshold and approximate binary map, each (N, 1, H, W)."""
         stages = self.stages(x)

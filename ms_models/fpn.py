@@ -100,10 +100,13 @@ class DBFPN(nn.Cell):
         in3 = self.unify_channels[1](c3) + larger(in4, 2, self.upsampling)
         in2 = self.unify_channels[0](c2) + larger(in3, 2, self.upsampling)
         p2, p3, p4, p5 = self.out[0](in2), self.out[1](in3), self.out[2](in4), self.out[3](in5)
+        return p2, p3, p4, p5, self.join(p2, p3, p4, p5)
+
+    def join(self, p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor) -> Tensor:
+        """p2..p5 -> fused."""
         kind = self.upsampling
         maps = (larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2)
-        fused = self.fuse(maps) if self.asf else ops.concat(maps, 1)
-        return p2, p3, p4, p5, fused
+        return self.fuse(maps) if self.asf else ops.concat(maps, 1)
 
 
 class SqueezeExciteConv(nn.Cell):
@@ -152,6 +155,9 @@ class RSEFPN(nn.Cell):
         in3 = self.ins_conv[1](c3) + larger(in4, 2, self.upsampling)
         in2 = self.ins_conv[0](c2) + larger(in3, 2, self.upsampling)
         p2, p3, p4, p5 = self.inp_conv[0](in2), self.inp_conv[1](in3), self.inp_conv[2](in4), self.inp_conv[3](in5)
+        return p2, p3, p4, p5, self.join(p2, p3, p4, p5)
+
+    def join(self, p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor) -> Tensor:
+        """p2..p5 -> fused."""
         kind = self.upsampling
-        fused = ops.concat((larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2), 1)
-        return p2, p3, p4, p5, fused
+        return ops.concat((larger(p5, 8, kind), larger(p4, 4, kind), larger(p3, 2, kind), p2), 1)

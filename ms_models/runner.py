@@ -36,6 +36,17 @@ class Stages(nn.Cell):
         return chosen
 
 
+class Parts(nn.Cell):
+    """Every stage from the maps given for those before it, as one graph."""
+
+    def __init__(self, net: DBNet):
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, x: Tensor, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self.net.parts(x, maps)
+
+
 class MindSporeRunner:
     """A model in evaluation mode; see `evaluation.runners.Runner`. One compilation serves all sizes.
 
@@ -78,6 +89,19 @@ class MindSporeRunner:
             raise DbnetError(f"MindSpore failed on {self.device} at {images.shape}: {compat.first_sentence(error)}; "
                              f"try a smaller image or another device") from error
         return dict(zip(self.stages, maps, strict=True))
+
+    def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every stage from the `maps` given for those before it; compiled anew for every size. Raises DbnetError."""
+        check_images(images)
+        graph = Parts(self.net)
+        graph.set_train(False)
+        try:
+            given = tuple(Tensor(np.ascontiguousarray(maps[stage], np.float32)) for stage in STAGES)
+            out = [tensor.asnumpy() for tensor in graph(Tensor(images), given)]
+        except (RuntimeError, MemoryError) as error:
+            raise DbnetError(f"MindSpore failed on {self.device} at {images.shape}: {compat.first_sentence(error)}; "
+                             f"try a smaller image or another device") from error
+        return dict(zip(STAGES, out, strict=True))
 
     def environment(self) -> dict[str, Any]:
         """What can move a number: versions, device, precision, jit level, threads."""

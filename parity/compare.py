@@ -21,6 +21,9 @@ class Comparison:
 
     mismatched: values beyond `tolerance` (relative to that largest value); size: values compared; worst_index: where
     the largest error is; reference_spread: standard deviation of the reference over its largest value.
+    mean_abs: of the error. q999: the error that 99.9 % of the values stay below, share_1e3 and share_5e3: the share of
+    values with a greater error than 1e-3 and 5e-3, all three relative to the largest value. cosine: of both maps as
+    vectors.
     """
 
     stage: str
@@ -32,11 +35,16 @@ class Comparison:
     reference_spread: float
     tolerance: float
     passed: bool
+    mean_abs: float
+    q999: float
+    share_1e3: float
+    share_5e3: float
+    cosine: float
 
 
 def compare(stage: str, reference: np.ndarray, candidate: np.ndarray, tolerance: float,
-            constant_is_known: bool = False) -> Comparison:
-    """Compares in float64.
+            constant_is_known: bool = False, least: float = 0.0) -> Comparison:
+    """Compares in float64. least: what errors are relative to at least, where the largest value is less than that.
 
     Raises DbnetError for different shapes, NaN or Inf, and for a reference that is constant (unless that is a known,
     listed exception): such a comparison could not fail.
@@ -55,10 +63,26 @@ def compare(stage: str, reference: np.ndarray, candidate: np.ndarray, tolerance:
         raise DbnetError(f"{stage}: the reference is constant (spread {spread:.1e}); comparing with it proves nothing")
     error = np.abs(wide - other)
     worst = int(error.argmax())
-    relative = error / (scale or 1.0)
+    relative = error / (max(scale, least) or 1.0)
     mismatched = int((relative > tolerance).sum())
     return Comparison(stage, float(error.flat[worst]), float(relative.flat[worst]), mismatched, error.size,
-                      tuple(int(i) for i in np.unravel_index(worst, error.shape)), spread, tolerance, mismatched == 0)
+                      tuple(int(i) for i in np.unravel_index(worst, error.shape)), spread, tolerance, mismatched == 0,
+                      float(error.mean()), _quantile(relative, 0.999), float((relative > 1e-3).mean()),
+                      float((relative > 5e-3).mean()), _cosine(wide, other))
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    """The smallest value that `share` of all values do not exceed."""
+    place = min(values.size - 1, int(np.ceil(share * values.size)) - 1)
+    return float(np.partition(values, place, axis=None)[place])
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two maps as vectors; 1 if both are 0, 0 if one is."""
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    if not lengths:
+        return float(not a.any() and not b.any())
+    return float(np.vdot(a, b) / lengths)
 
 
 def compare_stages(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],

@@ -147,7 +147,7 @@ def test_images_that_fail(tmp_path, photos, dbnet):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ((), "give --weights or --images"), (("--weights", "--images", "x"), "give --weights or --images"),
+    (("--weights", "--images", "x"), "give --weights or --images"),
     (("--weights", "--limit", "2"), "--limit means nothing with --weights"),
     (("--weights", "--pixels", "paddle"), "--pixels means nothing with --weights"),
     (("--weights", "--box-thresh", "0.5"), "--box-thresh means nothing with --weights"),

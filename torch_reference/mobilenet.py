@@ -109,3 +109,13 @@ class MobileNetV3(nn.Module):
             if i in MOBILENET_TAPS:
                 maps = (*maps, x)
         return maps
+
+    def parts(self, x: Tensor, c2: Tensor, c3: Tensor, c4: Tensor) -> tuple[Tensor, ...]:
+        """c2 of the image, c3 of the given c2, c4 of the given c3, c5 of the given c4."""
+        maps, given = (), (c2, c3, c4)
+        for i, feature in enumerate(self.features):
+            x = feature(x)
+            if i in MOBILENET_TAPS:
+                maps = (*maps, x)
+                x = given[len(maps) - 1] if len(maps) < 4 else x
+        return maps

@@ -109,12 +109,19 @@ class ResNet(nn.Module):
         self.layer4 = make_layer(block, 256 * block.expansion, 512, blocks[3], 2, spec.norm_eps, offsets, False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.max_pool(self.relu(self.bn1(self.conv1(x))))
-        c2 = self.layer1(x)
+        c2 = self.layer1(self.stem(x))
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
         c5 = self.layer4(c4)
         return c2, c3, c4, c5
+
+    def stem(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 64, H / 4, W / 4)."""
+        return self.max_pool(self.relu(self.bn1(self.conv1(x))))
+
+    def parts(self, x: Tensor, c2: Tensor, c3: Tensor, c4: Tensor) -> tuple[Tensor, ...]:
+        """c2 of the image, c3 of the given c2, c4 of the given c3, c5 of the given c4."""
+        return self.layer1(self.stem(x)), self.layer2(c2), self.layer3(c3), self.layer4(c4)
 
 
 def make_layer(block: type[BasicBlock] | type[Bottleneck], in_channels: int, channels: int, count: int, stride: int,

@@ -68,6 +68,14 @@ class TorchRunner:
                 maps.update(zip(TRAINING_STAGES, training_maps, strict=True))
             return {stage: maps[stage].cpu().numpy() for stage in self.stages}
 
+    def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every stage from the `maps` given for those before it. Raises DbnetError."""
+        kind = getattr(torch, self.precision)
+        x = torch.tensor(check_images(images), dtype=kind, device=self._device)
+        given = tuple(torch.tensor(maps[stage], dtype=kind, device=self._device) for stage in STAGES)
+        with torch.inference_mode(), self._exact():
+            return {stage: out.cpu().numpy() for stage, out in zip(STAGES, self.net.parts(x, given), strict=True)}
+
     def _exact(self) -> contextlib.AbstractContextManager[None]:
         """On NVIDIA's cards torch runs float32 convolutions in TF32 by default, which keeps three decimal digits."""
         if self._device.type != "cuda":

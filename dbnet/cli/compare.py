@@ -23,6 +23,9 @@ LISTED = 20
 RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: What only a comparison on images looks at.
 _RUNNING = {"limit", "runner_a", "runner_b", "device", "threads", "recursive", "map_output", "pixels", *BOX_SETTINGS}
+#: Of these, what a comparison of stages looks at too, and what needs images.
+_OF_STAGES = {"runner_a", "runner_b", "device", "pixels"}
+_OF_IMAGES = {"limit", "recursive", "threads", "map_output", *BOX_SETTINGS}
 T = TypeVar("T")
 
 
@@ -30,6 +33,8 @@ T = TypeVar("T")
 @click.argument("a", type=PathArgument)
 @click.argument("b", type=PathArgument)
 @click.option("--weights", is_flag=True, help="Compare tensor by tensor, bit for bit.")
+@click.option("--stages", is_flag=True, help="Compare stage by stage and look for the cause, on a drawn picture or "
+                                             "the first of --images. The default.")
 @click.option("--images", multiple=True, metavar="IMAGE|FOLDER|GLOB",
               help="Run both on these images and compare probability maps and boxes (repeatable).")
 @click.option("--recursive", "-r", is_flag=True, help="Look in the folders below --images too.")
@@ -42,17 +47,24 @@ T = TypeVar("T")
 @box_options
 @source_options
 @map_output_option
-def compare(a: Path, b: Path, weights: bool, images: tuple[str, ...], json_path: str | None, options: Any,
-            **given: Any) -> None:
-    """Compare two models of any format: their weights under canonical names, or what they find in images.
+def compare(a: Path, b: Path, weights: bool, stages: bool, images: tuple[str, ...], json_path: str | None,
+            options: Any, **given: Any) -> None:
+    """Compare two models of any format: stage by stage with the cause of a difference, what they find in images, or
+    their weights under canonical names.
 
-    Exit code 1 if they differ. With --weights a different semantic (such as stem_pool) is a difference: equal names do
-    not make equal numbers; so is a graph that is no known network, whatever its names. With --images each model gets
-    its own pixels and box rule, unless options say otherwise; the same are two whose boxes have the same corners and
-    whose probabilities are at most 1e-4 apart.
+    Exit code 1 if they differ. A is the reference: the stages are compared on its pixels, chained from the image and
+    once more each from A's maps, which tells an error from an inherited one. With --weights a different semantic (such
+    as stem_pool) is a difference: equal names do not make equal numbers; so is a graph that is no known network,
+    whatever its names. With --images each model gets its own pixels and box rule, unless options say otherwise; the
+    same are two whose boxes have the same corners and whose probabilities are at most 1e-4 apart.
     """
-    if weights == bool(images):
-        raise click.UsageError("give --weights or --images, one of them")
+    if weights and (images or stages):
+        raise click.UsageError(f"give --weights or {'--images' if images else '--stages'}, one of them")
+    if stages or not (weights or images):
+        from dbnet.cli.compare_stages import run as run_stages
+        refuse_others("--stages", _RUNNING - _OF_STAGES - (_OF_IMAGES if images else set()))
+        run_stages(a, b, images, json_path, options, given)
+        return
     if images:
         from dbnet.cli.compare_images import run
         run(a, b, images, json_path, options, **given)

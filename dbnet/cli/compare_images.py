@@ -21,7 +21,21 @@ def run(a: Path, b: Path, images: tuple[str, ...], json_path: str | None, option
         limit: int | None, runner_a: str | None, runner_b: str | None, device: str | None, threads: int | None,
         boxes: dict[str, Any]) -> None:
     """Prints the comparison, and leaves with exit code 1 if the models differ. Raises DbnetError."""
-    from evaluation.compare_maps import Side, compare_maps, report
+    from evaluation.compare_maps import report
+    result, sides = compared(a, b, images, options, json_path == "-", recursive=recursive, limit=limit,
+                             runner_a=runner_a, runner_b=runner_b, device=device, threads=threads, boxes=boxes)
+    if json_path:
+        write_json(json_path, report(result, {"a": sides[0].settings(a), "b": sides[1].settings(b)}))
+    if json_path != "-" and result.images:
+        show(result, (a, b), sides)
+    leave(result)
+
+
+def compared(a: Path, b: Path, images: tuple[str, ...], options: Any, quiet: bool, *, recursive: bool,
+             limit: int | None, runner_a: str | None, runner_b: str | None, device: str | None, threads: int | None,
+             boxes: dict[str, Any]) -> tuple[MapComparison, list[Side]]:
+    """Both models on the images; failures are told on standard error. Raises DbnetError."""
+    from evaluation.compare_maps import Side, compare_maps
     from evaluation.detecting_inputs import find_images
     found = find_images(images, recursive)
     chosen = list(zip(found.names, found.files, strict=True))[:limit]
@@ -29,17 +43,13 @@ def run(a: Path, b: Path, images: tuple[str, ...], json_path: str | None, option
         click.echo(f"note: {note}", err=True)
     runners = _opened(a, b, options, (runner_a, runner_b), device, threads)
     first, second = sides = [Side(runner, chosen_boxes(runner.spec.boxes, boxes)) for runner in runners]
-    with progress_bar(len(chosen), json_path == "-") as advance:
+    with progress_bar(len(chosen), quiet) as advance:
         result = compare_maps(first, second, chosen, advance)
     if limit is None:
         result.failed[:0] = [f"{path}: {problem}" for path, problem in found.refused]
     for line in result.failed:
         click.echo(f"failed: {' '.join(line.split())}", err=True)
-    if json_path:
-        write_json(json_path, report(result, {"a": first.settings(a), "b": second.settings(b)}))
-    if json_path != "-" and result.images:
-        _show(result, (a, b), sides)
-    _leave(result)
+    return result, sides
 
 
 def _opened(a: Path, b: Path, options: Any, runners: tuple[str | None, str | None], device: str | None,
@@ -56,7 +66,7 @@ def _opened(a: Path, b: Path, options: Any, runners: tuple[str | None, str | Non
     return opened
 
 
-def _show(result: MapComparison, files: tuple[Path, Path], sides: list[Side]) -> None:
+def show(result: MapComparison, files: tuple[Path, Path], sides: list[Side]) -> None:
     """A line for each model, the images that differ most, and the verdict."""
     from dbnet.pixel_formats import told
     from evaluation.compare_maps import TOLERANCE
@@ -91,7 +101,7 @@ def _row(name: str, max_abs: float | None, mean_abs: float | None, boxes: Any) -
             boxes.invented)
 
 
-def _leave(result: MapComparison) -> None:
+def leave(result: MapComparison) -> None:
     """Exit code 1 for different models; DbnetError if they are not, but some images could not be compared."""
     if not result.images:
         raise DbnetError(f"nothing could be compared: {len(result.failed)} images failed, the reasons stand above")

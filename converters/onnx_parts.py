@@ -1,0 +1,85 @@
+"""Our own ONNX graphs with more ends: every stage or layer as an output, and stages computed from given maps.
+
+The values of our graphs bear the stages' and the modules' names (`converters.onnx_graph`), so that a file can be looked
+into without another graph in its place. Needs onnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, helper
+
+from dbnet.errors import DbnetError
+from dbnet.spec import STAGES
+
+#: Before the name of a stage whose map is given.
+GIVEN = "given."
+
+
+def stages_within(model: ModelProto) -> tuple[str, ...]:
+    """The stages that a graph computes under their names, in order."""
+    values = {name for node in model.graph.node for name in node.output}
+    return tuple(stage for stage in STAGES if stage in values)
+
+
+def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """A copy of `model` with exactly these values as outputs, of any type and shape."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
+def with_given_stages(model: ModelProto, layers: bool = False) -> ModelProto:
+    """A copy whose stages are computed from inputs `given.c2`, `given.c3`, ..., not from each other.
+
+    layers: the output of every module is an output too (`layers_of` names them). Raises DbnetError if the graph does
+    not have all stages under their names.
+    """
+    within = stages_within(model)
+    if within != STAGES:
+        missing = ", ".join(stage for stage in STAGES if stage not in within)
+        raise DbnetError(f"the graph has no values named {missing}; only files written here have all stages")
+    copy = with_outputs(model, [*STAGES, *(layers_of(model) if layers else ())])
+    used = set()
+    for node in copy.graph.node:
+        for i, name in enumerate(node.input):
+            if name in STAGES:
+                node.input[i] = GIVEN + name
+                used.add(name)
+    copy.graph.input.extend(helper.make_tensor_value_info(GIVEN + stage, TensorProto.FLOAT, None)
+                            for stage in STAGES if stage in used)
+    return copy
+
+
+def layers_of(model: ModelProto) -> list[str]:
+    """What the nodes compute, in order, as far as it may be a layer's map; no stages."""
+    silent = {"Constant", "Cast", "Shape", "Reshape", "Identity"}
+    return [node.output[0] for node in model.graph.node
+            if node.op_type not in silent and node.output[0] not in STAGES and not node.name.endswith(".kept")]
+
+
+def parse(data: bytes) -> ModelProto:
+    """A model from its bytes. Raises DbnetError."""
+    try:
+        return onnx.load_from_string(data)
+    except DecodeError as error:
+        raise DbnetError(f"the graph cannot be read: {error}") from error
+
+
+def behind(model: ModelProto, stage: str) -> tuple[set[str], set[str]]:
+    """What a stage is computed from, back to other stages and the image: its values, itself among them, and weights."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found: set[str] = set()
+    waiting = [stage]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name in makers and (name not in STAGES or name == stage):
+            found.add(name)
+            waiting += makers[name].input
+    return found, {name for value in found for name in makers[value].input if name in weights}

@@ -1,0 +1,97 @@
+"""A model's stages from its weights, or from its own ONNX graph: chained from the image, or each from given maps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from converters import onnx_file
+from converters.tensor_file import Weights
+from dbnet.errors import DbnetError
+from dbnet.extras import installed, require
+from dbnet.running import check_images, has_training_branch, runnable
+from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
+
+Maps = dict[str, np.ndarray]
+
+
+class Lab(Protocol):
+    """A network whose stages can be computed apart."""
+
+    def run(self, images: np.ndarray) -> Maps:
+        """Every stage of (N, 3, H, W) float32 images, chained."""
+
+    def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
+        """Every stage from the `maps` given for those before it."""
+
+
+class OnnxLab:
+    """An ONNX graph with the stages' names (`converters.onnx_graph`), in ONNX Runtime on the CPU.
+
+    model: the bytes of a file. stages: those that the graph has. network: spec and weights that the file says it is.
+    Raises DbnetError if it cannot be read or run.
+    """
+
+    def __init__(self, model: bytes, where: str = "the model", network: tuple[ModelSpec, Weights] | None = None):
+        self.network = network
+        from converters.onnx_parts import parse, stages_within
+        self.proto, self._where = parse(model), where
+        self.stages = stages_within(self.proto)
+        self._sessions: dict[str, Any] = {}
+
+    def run(self, images: np.ndarray) -> Maps:
+        """The stages that the graph has."""
+        from converters.onnx_parts import with_outputs
+        return self._run("chain", lambda: with_outputs(self.proto, self.stages), images, {})
+
+    def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
+        """Every stage from the given maps. Raises DbnetError if the graph has not all of them."""
+        from converters.onnx_parts import with_given_stages
+        return self._run("parts", lambda: with_given_stages(self.proto), images, maps)
+
+    def layers(self, stage: str, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
+        """The output of every layer inside a stage, by the module's name, and the stage, in the order of the graph."""
+        from converters.onnx_parts import behind, layers_of, with_given_stages
+        within, _ = behind(self.proto, stage)
+        found = self._run("layers", lambda: with_given_stages(self.proto, layers=True), images, maps)
+        return {name: found[name] for name in [*layers_of(self.proto), stage]
+                if name in within and found[name].dtype == np.float32}
+
+    def _run(self, kind: str, build: Any, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
+        from converters.onnx_parts import GIVEN
+        ort = require("onnxruntime")
+        session = self._sessions.get(kind)
+        if session is None:
+            settings = ort.SessionOptions()
+            settings.log_severity_level = 3
+            try:
+                session = ort.InferenceSession(build().SerializeToString(), settings,
+                                               providers=["CPUExecutionProvider"])
+            except (RuntimeError, ValueError) as error:
+                raise DbnetError(f"{self._where}: ONNX Runtime refuses its stages: {str(error)[:300]}") from error
+            self._sessions[kind] = session
+        image, *given = session.get_inputs()
+        fed = {image.name: check_images(images)} | {
+            each.name: np.ascontiguousarray(maps[each.name.removeprefix(GIVEN)], np.float32) for each in given}
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, fed), strict=True))
+
+
+def of_weights(spec: ModelSpec, weights: Weights, precision: Literal["float32", "float64"] = "float32") -> Lab:
+    """A model in torch, or in ONNX Runtime where torch is not installed. Raises DbnetError without either."""
+    if installed("torch"):
+        from torch_reference.runner import TorchRunner
+        stages = STAGES + TRAINING_STAGES if has_training_branch(weights) else STAGES
+        return TorchRunner(spec, weights, stages=stages, device="cpu", precision=precision)
+    return onnx_of_weights(spec, weights)
+
+
+def onnx_of_weights(spec: ModelSpec, weights: Weights) -> OnnxLab:
+    """The graph that is written for these weights."""
+    alive = {name: array for name, array in runnable(spec, weights).items() if name in weights}
+    stream = io.BytesIO()
+    onnx_file.write(stream, alive, spec, None, form="archive", stages=True)
+    return OnnxLab(stream.getvalue())

@@ -1,0 +1,255 @@
+"""Any two model files: where they part, whose error it is, and why. The engine of `dbnet compare`.
+
+The stages are compared on one input, that of the reference: chained from the image, and isolated, each from the
+reference's maps, which tells a stage's own error from what it inherits. The pixel formats are compared before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dbnet.errors import DbnetError
+from dbnet.extras import installed
+from dbnet.preprocess import prepare
+from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
+from parity.cases import distances
+from parity.causes import Cause, find_causes, first_layer, pixel_causes, relative_error, stage_alone
+from parity.compare import Comparison, compare
+from parity.lab import Maps, OnnxLab, of_weights, onnx_of_weights
+from parity.sides import Side
+from parity.tolerances import Tolerances, tolerances
+
+PIXELS = "pixels"
+#: Of pixels normalised in float32, relative to the largest.
+PIXEL_TOLERANCE = 1e-5
+#: Probabilities below say no text: errors of a map without any are not measured by its largest value.
+LEAST = 0.1
+#: The photograph's part that the stages are compared on, height and width at most, in pixels.
+INPUT = (320, 480)
+#: The same where every suspect is run.
+SMALL = (128, 192)
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """comparison: chained from the image. isolated: from the reference's maps; None where they cannot be given.
+    to_float64: of the reference and of the candidate, relative to the largest value; None where there is no referee.
+    why: what kept the stage from being compared, in place of a comparison.
+    """
+
+    stage: str
+    comparison: Comparison | None
+    isolated: Comparison | None = None
+    to_float64: tuple[float | None, float | None] = (None, None)
+    why: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.comparison is not None and self.comparison.passed
+
+
+@dataclass
+class ModelComparison:
+    """verdict: `same` (no value differs), `within tolerance` or `different`. heat: where: the largest error of all
+    channels at each place of the first stage that differs, or of the worst one, (h, w), over its largest value. first:
+    the first stage that differs, with the layer in it. causes: why, as far as known. own: the stages with an error of
+    their own. notes: what could not be compared.
+    """
+
+    verdict: str
+    rows: list[StageRow]
+    heat: np.ndarray | None = None
+    first: str | None = None
+    layer: str | None = None
+    causes: list[Cause] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def cause(self) -> str | None:
+        """The name of the first cause; `unknown` where models differ and none was found."""
+        if self.first is None:
+            return None
+        return self.causes[0].cause if self.causes else "unknown"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `dbnet compare --json` documents them."""
+        return {"verdict": self.verdict, "first_divergence": self.first, "layer": self.layer, "cause": self.cause,
+                "causes": [vars(cause) for cause in self.causes], "own_errors": self.own,
+                "stages": [_plain(row) for row in self.rows], "notes": self.notes}
+
+
+def _plain(row: StageRow) -> dict[str, Any]:
+    told: dict[str, Any] = {"stage": row.stage}
+    if row.comparison is None:
+        return told | {"passed": False, "why": row.why}
+    told |= {name: value for name, value in vars(row.comparison).items() if name != "worst_index"}
+    isolated = row.isolated
+    return told | {"worst_index": list(row.comparison.worst_index),
+                   "isolated_max_abs": isolated.max_abs if isolated else None,
+                   "isolated_max_rel": isolated.max_rel if isolated else None,
+                   "isolated_passed": isolated.passed if isolated else None,
+                   "float64_reference": row.to_float64[0], "float64_candidate": row.to_float64[1]}
+
+
+def compare_models(reference: Side, candidate: Side, pictures: Sequence[np.ndarray], *,
+                   referee: bool = True) -> ModelComparison:
+    """Compares two opened models.
+
+    pictures: (H, W, 3) uint8 BGR; the pixel formats are compared on all, the stages on the first. referee: measure both
+    sides' distance to float64 too, where torch is installed. Raises DbnetError if nothing can be compared.
+    """
+    result = ModelComparison("same", [], notes=[*reference.notes, *candidate.notes])
+    _compare_pixels(reference, candidate, pictures, result)
+    images = network_input(pictures[0], reference.pixels)
+    ours, theirs = reference.run(images), candidate.run(images)
+    wide = _wider(reference, candidate)
+    alike = all(ours[stage].shape == theirs[stage].shape for stage in ours if stage in theirs)
+    parts = candidate.parts(images, ours) if alike else None
+    exact = _exact(reference, images) if referee else {}
+    order = [*STAGES, *TRAINING_STAGES]
+    common = [stage for stage in order if stage in ours and stage in theirs]
+    result.rows += [_row(stage, ours, theirs, parts, wide, exact) for stage in common]
+    for who, maps, other in (("the reference", ours, theirs), ("the candidate", theirs, ours)):
+        if alone := [stage for stage in order if stage in maps and stage not in other]:
+            result.notes.append(f"only {who} gives {', '.join(alone)}: not compared")
+    _judge(result)
+    result.heat = _heat(result, ours, theirs)
+    if result.first is not None and result.first != PIXELS:
+        _explain(result, reference, candidate, pictures[0], images, wide)
+    return result
+
+
+def network_input(picture: np.ndarray, pixels: PixelFormat, largest: tuple[int, int] = INPUT) -> np.ndarray:
+    """The middle of a picture, not resized, at most so large (height, width) and its sides multiples of 32 px, as the
+    network takes it: (1, 3, H, W) float32."""
+    sides = [max(32, min(most, side) // 32 * 32) for most, side in zip(largest, picture.shape[:2], strict=True)]
+    rows = [(side - kept) // 2 for side, kept in zip(picture.shape[:2], sides, strict=True)]
+    part = picture[max(rows[0], 0):, max(rows[1], 0):][:sides[0], :sides[1]]
+    part = np.pad(part, [(0, sides[0] - part.shape[0]), (0, sides[1] - part.shape[1]), (0, 0)], mode="edge")
+    return prepare(part, replace(pixels, resize="grid")).tensor
+
+
+def _compare_pixels(reference: Side, candidate: Side, pictures: Sequence[np.ndarray], result: ModelComparison) -> None:
+    """The row `pixels`: the worst of all pictures; only where the formats differ."""
+    right, wrong = reference.pixels, candidate.pixels
+    if right == wrong:
+        return
+    worst: Comparison | None = None
+    for picture in pictures:
+        a, b = prepare(picture, right).tensor, prepare(picture, wrong).tensor
+        if a.shape != b.shape:
+            result.rows.append(StageRow(PIXELS, None, why=f"{a.shape[2]} x {a.shape[3]} px against {b.shape[2]} x "
+                                                          f"{b.shape[3]} px"))
+            break
+        found = compare(PIXELS, a, b, PIXEL_TOLERANCE)
+        worst = found if worst is None or found.max_rel > worst.max_rel else worst
+    else:
+        assert worst is not None
+        result.rows.append(StageRow(PIXELS, worst))
+    if not result.rows[0].passed:
+        result.causes = _pixel_causes(right, wrong, pictures[0])
+
+
+def _pixel_causes(right: PixelFormat, wrong: PixelFormat, picture: np.ndarray) -> list[Cause]:
+    reference, error, causes = prepare(picture, right).tensor, 0.0, []
+    for before, (name, what, mended) in enumerate(found := pixel_causes(wrong, right)):
+        last = found[before - 1][2] if before else wrong
+        error = _pixel_error(reference, prepare(picture, last).tensor)
+        residual = _pixel_error(reference, prepare(picture, mended).tensor)
+        causes.append(Cause(name, what, error, residual, residual <= PIXEL_TOLERANCE))
+    return causes
+
+
+def _pixel_error(right: np.ndarray, wrong: np.ndarray) -> float:
+    if right.shape != wrong.shape:
+        return float("inf")
+    return float(np.abs(right - wrong).max() / np.abs(right).max())
+
+
+def _wider(*sides: Side) -> Tolerances:
+    return max((tolerances(side.runner.device) for side in sides), key=lambda row: row.features)
+
+
+def _exact(reference: Side, images: np.ndarray) -> Maps:
+    """The reference's network in float64."""
+    network = reference.network
+    if not installed("torch") or network is None:
+        return {}
+    return of_weights(network.spec, network.weights, "float64").run(images)
+
+
+def _row(stage: str, ours: Maps, theirs: Maps, parts: Maps | None, wide: Tolerances, exact: Maps) -> StageRow:
+    tolerance = wide.of(stage)
+    try:
+        least = LEAST if stage in ("probability", *TRAINING_STAGES) else 0.0
+        comparison = compare(stage, ours[stage], theirs[stage], tolerance, constant_is_known=True, least=least)
+        isolated = None
+        if parts is not None and stage in parts:
+            isolated = compare(stage, ours[stage], parts[stage], tolerance, constant_is_known=True, least=least)
+    except DbnetError as error:
+        return StageRow(stage, None, why=str(error).removeprefix(f"{stage}: "))
+    far: list[float | None] = [None, None]
+    if stage in exact:
+        far = [distances({stage: exact[stage]}, maps).get(stage) for maps in (ours, theirs)]
+    return StageRow(stage, comparison, isolated, (far[0], far[1]))
+
+
+def _judge(result: ModelComparison) -> None:
+    failed = [row.stage for row in result.rows if not row.passed]
+    result.first = failed[0] if failed else None
+    result.own = [row.stage for row in result.rows if row.isolated is not None and not row.isolated.passed]
+    if failed:
+        result.verdict = "different"
+    elif any(row.comparison is not None and row.comparison.max_abs for row in result.rows):
+        result.verdict = "within tolerance"
+    constant = [row.stage for row in result.rows
+                if row.comparison is not None and row.comparison.reference_spread < 1e-4]
+    result.notes += [f"{stage}: the reference is constant, which proves nothing" for stage in constant]
+
+
+def _explain(result: ModelComparison, reference: Side, candidate: Side, picture: np.ndarray, large: np.ndarray,
+             wide: Tolerances) -> None:
+    """Causes and layer of the first divergence, on a small input unless it cannot be seen there."""
+    stage = result.first
+    assert stage is not None
+    if any(row.comparison is None for row in result.rows):
+        result.notes.append("no cause was looked for: the stages have other shapes, so the networks are others")
+        return
+    known, suspect = reference.network, candidate.network
+    common = set(reference.stages) & set(candidate.stages)
+    if candidate.lab is None or known is None or suspect is None or not set(STAGES) <= common:
+        result.notes.append("no cause was looked for: one of the models does not give its stages")
+        return
+    for images in (network_input(picture, reference.pixels, SMALL), large):
+        maps = reference.run(images)
+        if relative_error(maps[stage], stage_alone(candidate.lab, stage, images, maps)) > wide.of(stage):
+            break
+    result.causes = find_causes(stage, suspect, known, images, maps, candidate.lab, wide.of(stage))
+    if stage not in TRAINING_STAGES:
+        result.layer = first_layer(stage, _graph(candidate), _graph(reference), images, maps, wide.of(stage))
+
+
+def _graph(side: Side) -> OnnxLab:
+    """The file's own, or the one that is written for its weights."""
+    if isinstance(side.lab, OnnxLab):
+        return side.lab
+    assert side.network is not None
+    return onnx_of_weights(side.network.spec, side.network.weights)
+
+
+
+def _heat(result: ModelComparison, ours: Maps, theirs: Maps) -> np.ndarray | None:
+    """Of the first stage that differs, or else of the one nearest to its tolerance."""
+    compared = {row.stage: row.comparison for row in result.rows if row.comparison is not None and row.stage in ours}
+    if not compared:
+        return None
+    stage = result.first if result.first in compared else max(
+        compared, key=lambda name: compared[name].max_rel / compared[name].tolerance)
+    scale = np.abs(ours[stage]).max() or 1.0
+    heat: np.ndarray = np.abs(ours[stage].astype(np.float64) - theirs[stage]).max(axis=(0, 1)) / scale
+    return heat

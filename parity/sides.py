@@ -1,0 +1,99 @@
+"""The two models of a comparison: a file, the runner that opens it, and how its stages are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from converters.load import LoadedModel, SourceOptions, load_model
+from converters.onnx_parts import parse, stages_within
+from dbnet.errors import UnknownNetworkError
+from dbnet.extras import installed
+from dbnet.running import has_training_branch
+from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
+from evaluation.runners import OnnxRuntimeRunner, Runner, open_runner
+from parity.causes import Network
+from parity.lab import Lab, Maps, OnnxLab, onnx_of_weights
+
+
+@dataclass
+class Side:
+    """model: its weights and record; None of a network that is not known here. runner: gives the probability map of
+    whole images. lab: gives the stages (None where they cannot be had: the graph of somebody else). stages: those that
+    it gives. notes: what a reader should know of it.
+    """
+
+    path: Path
+    model: LoadedModel | None
+    runner: Runner
+    lab: Lab | None
+    stages: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> PixelFormat:
+        return self.runner.spec.pixels
+
+    @property
+    def network(self) -> Network | None:
+        """None where it is not known what is computed with the weights."""
+        if self.model is None or self.model.unread is not None:
+            return None
+        return Network(self.model.record.spec, self.model.weights)
+
+    def run(self, images: np.ndarray) -> Maps:
+        """Its stages, chained from the images."""
+        return self.runner.run(images) if self.lab is None else self.lab.run(images)
+
+    def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps | None:
+        """Its stages from given maps; None if they cannot be had apart, or `maps` lacks one."""
+        if self.lab is None or not set(STAGES) <= set(self.stages) or not set(STAGES) <= set(maps):
+            return None
+        return self.lab.parts(images, maps)
+
+    def told(self) -> dict[str, Any]:
+        """For reports."""
+        record = None if self.model is None else self.model.record
+        return {"file": str(self.path), "spec": self.runner.spec.name, "runner": self.runner.name,
+                "device": self.runner.device, "sha256": record.sha256 if record else None,
+                "origin": record.origin if record else None, "environment": self.runner.environment()}
+
+
+def open_side(path: str | Path, runner: str | None = None, device: str | None = None,
+              options: SourceOptions | None = None) -> Side:
+    """Opens a model file for a comparison, with as many stages as it gives. An .onnx in ONNX Runtime is its own graph,
+    made to give the stages that it computes under their names; in another graph's place it would prove nothing.
+
+    Raises DbnetError as `open_runner` does.
+    """
+    path, options = Path(path), options or SourceOptions()
+    try:
+        model = load_model(path, options)
+    except UnknownNetworkError:
+        opened = open_runner(path, runner, device, ("probability",), options=options)
+        return Side(path, None, opened, None, ("probability",), list(getattr(opened, "notes", ())))
+    if model.format == "onnx" and runner in (None, "onnxruntime") and not options.semantics:
+        return _own_graph(model, open_runner(path, runner, device, ("probability",), options=options))
+    chosen = runner or ("mindspore" if model.format in ("ckpt", "mindir") else "torch")
+    stages: tuple[str, ...] = STAGES
+    if chosen != "onnxruntime" and installed(chosen) and has_training_branch(model.weights):
+        stages = STAGES + TRAINING_STAGES
+    opened = open_runner(path, runner, device, stages, options=options)
+    notes = list(getattr(opened, "notes", ()))
+    if isinstance(opened, OnnxRuntimeRunner):
+        return Side(path, model, opened, onnx_of_weights(model.record.spec, model.weights), STAGES, notes)
+    return Side(path, model, opened, cast(Lab, opened), stages, notes)  # both halves' runners give their parts
+
+
+def _own_graph(model: LoadedModel, opened: Runner) -> Side:
+    notes = list(getattr(opened, "notes", ()))
+    data = model.path.read_bytes()
+    if opened.device == "cpu" and (stages := stages_within(parse(data))):
+        lab = OnnxLab(data, str(model.path), (model.record.spec, model.weights))
+        return Side(model.path, model, opened, lab, stages, notes)
+    notes.append(f"{model.path.name}: its graph does not name its stages, so only its probability is compared")
+    return Side(model.path, model, opened, None, ("probability",), notes)
