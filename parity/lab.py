@@ -10,8 +10,8 @@ import numpy as np
 
 from converters import onnx_file
 from converters.tensor_file import Weights
-from dbnet.errors import DbnetError
-from dbnet.extras import installed, require
+from dbnet.errors import DbnetError, short
+from dbnet.extras import installed, onnxruntime_errors, require
 from dbnet.running import check_images, has_training_branch, runnable
 from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
 
@@ -70,14 +70,17 @@ class OnnxLab:
             try:
                 session = ort.InferenceSession(build().SerializeToString(), settings,
                                                providers=["CPUExecutionProvider"])
-            except (RuntimeError, ValueError) as error:
-                raise DbnetError(f"{self._where}: ONNX Runtime refuses its stages: {str(error)[:300]}") from error
+            except onnxruntime_errors(ort) as error:
+                raise DbnetError(f"{self._where}: ONNX Runtime refuses its stages: {short(error)}") from error
             self._sessions[kind] = session
         image, *given = session.get_inputs()
         fed = {image.name: check_images(images)} | {
             each.name: np.ascontiguousarray(maps[each.name.removeprefix(GIVEN)], np.float32) for each in given}
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, fed), strict=True))
+        try:
+            return dict(zip(names, session.run(names, fed), strict=True))
+        except onnxruntime_errors(ort) as error:
+            raise DbnetError(f"{self._where}: ONNX Runtime failed at {images.shape}: {short(error)}") from error
 
 
 def of_weights(spec: ModelSpec, weights: Weights, precision: Literal["float32", "float64"] = "float32") -> Lab:

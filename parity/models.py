@@ -105,7 +105,8 @@ def compare_models(reference: Side, candidate: Side, pictures: Sequence[np.ndarr
     """
     result = ModelComparison("same", [], notes=[*reference.notes, *candidate.notes])
     _compare_pixels(reference, candidate, pictures, result)
-    images = network_input(pictures[0], reference.pixels)
+    fixed = _only_size(reference, candidate)
+    images = network_input(pictures[0], reference.pixels, fixed=fixed)
     ours, theirs = reference.run(images), candidate.run(images)
     wide = _wider(reference, candidate)
     alike = all(ours[stage].shape == theirs[stage].shape for stage in ours if stage in theirs)
@@ -124,9 +125,26 @@ def compare_models(reference: Side, candidate: Side, pictures: Sequence[np.ndarr
     return result
 
 
-def network_input(picture: np.ndarray, pixels: PixelFormat, largest: tuple[int, int] = INPUT) -> np.ndarray:
+def _only_size(*sides: Side) -> tuple[int, int] | None:
+    """The size that one of the models takes alone, (height, width). Raises DbnetError if they take none in common."""
+    known: list[int | None] = [None, None]
+    for side in sides:
+        for axis, length in enumerate(side.size):
+            if length is not None and known[axis] not in (None, length):
+                raise DbnetError(f"{sides[0].path} and {side.path} take images of different sizes only, so there is no "
+                                 f"input for both; export one of them without --data-shape")
+            known[axis] = length or known[axis]
+    if known == [None, None]:
+        return None
+    return known[0] or INPUT[0], known[1] or INPUT[1]
+
+
+def network_input(picture: np.ndarray, pixels: PixelFormat, largest: tuple[int, int] = INPUT,
+                  fixed: tuple[int, int] | None = None) -> np.ndarray:
     """The middle of a picture, not resized, at most so large (height, width) and its sides multiples of 32 px, as the
-    network takes it: (1, 3, H, W) float32."""
+    network takes it: (1, 3, H, W) float32. fixed: the whole picture stretched to this size instead."""
+    if fixed is not None:
+        return prepare(picture, replace(pixels, resize="stretch", size=fixed)).tensor
     sides = [max(32, min(most, side) // 32 * 32) for most, side in zip(largest, picture.shape[:2], strict=True)]
     rows = [(side - kept) // 2 for side, kept in zip(picture.shape[:2], sides, strict=True)]
     part = picture[max(rows[0], 0):, max(rows[1], 0):][:sides[0], :sides[1]]
@@ -225,7 +243,8 @@ def _explain(result: ModelComparison, reference: Side, candidate: Side, picture:
     if candidate.lab is None or known is None or suspect is None or not set(STAGES) <= common:
         result.notes.append("no cause was looked for: one of the models does not give its stages")
         return
-    for images in (network_input(picture, reference.pixels, SMALL), large):
+    small = large if _only_size(reference, candidate) else network_input(picture, reference.pixels, SMALL)
+    for images in (small, large):
         maps = reference.run(images)
         if relative_error(maps[stage], stage_alone(candidate.lab, stage, images, maps)) > wide.of(stage):
             break

@@ -45,6 +45,12 @@ class Side:
             return None
         return Network(self.model.record.spec, self.model.weights)
 
+    @property
+    def size(self) -> tuple[int | None, int | None]:
+        """The height and width of the only images that it takes, None where any will do."""
+        shape = getattr(self.runner, "shape", (None,) * 4)
+        return shape[2], shape[3]
+
     def run(self, images: np.ndarray) -> Maps:
         """Its stages, chained from the images."""
         return self.runner.run(images) if self.lab is None else self.lab.run(images)

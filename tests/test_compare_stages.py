@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 import converters
+from converters.export import export
 from dbnet.cli.compare import compare
 from dbnet.datasets.drawn import draw
+from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
 
@@ -94,6 +96,18 @@ def test_an_onnx_of_somebody_else(models):
     code, told = run(models / "a.pth", models / "anonymous.onnx", "--pixels", "paddle")
     assert code == 0 and "within tolerance" in told and "only the reference gives c2" in told
     assert "only its probability" in told
+
+
+def test_files_of_one_size(models, tmp_path):
+    for name, size in (("small", (96, 160)), ("large", (128, 160))):
+        export(models / "padded.pth", tmp_path / f"{name}.onnx", data_shape=size)
+    code, told = run(models / "padded.pth", tmp_path / "small.onnx")
+    assert code == 0 and "within tolerance" in told
+    code, told = run(models / "a.pth", tmp_path / "small.onnx")
+    assert code == 1 and "cause: depthwise_padding" in told
+    with pytest.raises(DbnetError, match="different sizes only"):
+        CliRunner().invoke(compare, [str(tmp_path / "small.onnx"), str(tmp_path / "large.onnx")],
+                           standalone_mode=False, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("options", [["--weights", "--stages"], ["--limit", "3"], ["--stages", "--box-thresh", "0.5"]])
