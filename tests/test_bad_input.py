@@ -228,7 +228,7 @@ def test_sizes_must_be_multiples_of_32(tmp_path, good, shape):
 
 
 @pytest.mark.parametrize("arguments", [["convert"], ["nonsense"], ["convert", "a.ckpt", "b.pth", "--frobnicate"],
-                                       ["compare", "a.ckpt", "b.ckpt"], ["convert", "a", "b", "--set", "x"]])
+                                       ["compare", "a.ckpt"], ["convert", "a", "b", "--set", "x"]])
 def test_wrong_usage_is_exit_2(arguments):
     done = dbnet(*arguments)
     assert done.returncode == 2
