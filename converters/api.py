@@ -9,7 +9,7 @@ import numpy as np
 from converters.check import fit, require_finite, weight_map
 from converters.convert import convert, save_model
 from converters.dialects import MINDOCR, origin_of
-from converters.load import LoadedModel, SourceOptions, load_model
+from converters.load import LoadedModel, SourceOptions, load_model, require_sound
 from converters.tensor_file import Weights
 from converters.weights import digest
 from dbnet.errors import DbnetError
@@ -26,7 +26,9 @@ def load_weights(path: str | Path, *, spec: str | None = None, dialect: str | No
     part: of a file with several networks, `Student` or `Teacher`. Raises DbnetError. For the record as well:
     `converters.load.load_model`.
     """
-    return load_model(path, SourceOptions(spec=spec, dialect=dialect, part=part)).weights
+    model = load_model(path, SourceOptions(spec=spec, dialect=dialect, part=part))
+    require_sound(model)
+    return model.weights
 
 
 def save_weights(weights: Weights, path: str | Path, *, spec: str | ModelSpec, force: bool = False) -> None:

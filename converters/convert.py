@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from converters.check import weight_map
 from converters.dialects import DIALECTS, MINDOCR_ENHANCE, get_dialect, native_dialect
 from converters.formats import codec, target_format
-from converters.load import LoadedModel, OpenChoiceError, SourceOptions, default_record, load_model
+from converters.load import LoadedModel, OpenChoiceError, SourceOptions, default_record, load_model, require_sound
 from converters.onnx_proof import Proof, must_be_proved, prove
 from converters.report import Item, graph_items, only, report, summary
 from converters.tensor_file import TensorFile, Weights
@@ -57,6 +57,7 @@ def convert(source: str | Path, target: str | Path, options: SourceOptions | Non
         model = load_model(source, options)
     except OpenChoiceError as error:
         raise DbnetError(f"{error}; or --with-optimizer for the whole training, into a .ckpt or .pth") from error
+    require_sound(model)
     proof = prove(model) if must_be_proved(model) else None
     conversion = save_model(model, target, to=to, force=force, stages=stages, deformable=deformable)
     conversion.proof = proof

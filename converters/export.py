@@ -9,7 +9,7 @@ from pathlib import Path
 from converters import onnx_file, onnx_graph
 from converters.convert import require_same
 from converters.formats import target_format
-from converters.load import LoadedModel, SourceOptions, load_model
+from converters.load import LoadedModel, SourceOptions, load_model, require_sound
 from converters.onnx_layers import DeformableForm
 from converters.onnx_proof import must_be_proved, prove
 from converters.weights import digest
@@ -38,6 +38,7 @@ def export(source: str | Path, target: str | Path, options: SourceOptions | None
     if data_shape is not None:
         check_size(*data_shape)
     loaded = load_model(source, options)
+    require_sound(loaded)
     proof = prove(loaded) if must_be_proved(loaded) else None
     model = inference_part(loaded)
     opset = onnx_graph.default_opset("delivery", deformable) if opset is None else opset

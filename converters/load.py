@@ -16,7 +16,7 @@ from converters.formats import read_file
 from converters.graph_reading import GraphReading
 from converters.not_dbnet import recognised
 from converters.onnx_foreign import ForeignModel
-from converters.onnx_load import GraphModel, by_graph
+from converters.onnx_load import GraphModel, by_graph, contradiction
 from converters.prefixes import network_of, networks
 from converters.tensor_file import TensorFile, Weights
 from converters.weights import digest
@@ -71,7 +71,7 @@ class LoadedModel:
     without the training branch. bare: the file carried no record, so its dialect's defaults were taken. training: it
     held a training's state beside the weights. graph_read: semantics were read from the graph that it holds. foreign:
     of an .onnx that is not ours, how it was read. unread: why its own graph may compute something else than `record`
-    says, for only the names of its weights are known; None if not.
+    says, for it was edited, or only the names of its weights are known; None if not.
     """
 
     path: Path
@@ -88,6 +88,12 @@ class LoadedModel:
     graph_read: bool = False
     foreign: ForeignModel | None = None
     unread: str | None = None
+
+
+def require_sound(model: LoadedModel) -> None:
+    """Raises DbnetError for a file whose record and graph contradict each other: nobody knows which one is meant."""
+    if model.unread is not None and not model.bare:
+        raise DbnetError(f"{model.path}: {model.unread}")
 
 
 def record_of(file: TensorFile, path: Path) -> Record | None:
@@ -163,6 +169,8 @@ def read_by_graph(path: Path, file: TensorFile, record: Record | None, report: W
     Raises DbnetError if it is damaged, or neither graph nor names fit any network.
     """
     if record is not None and not report.problems:
+        file.unread = contradiction(path, file.tensors, record, report)
+        file.notes += [file.unread] if file.unread else []
         return None
     try:
         said = get_spec(options.spec) if options.spec else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 import stat
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from converters.protobuf_wire import MalformedError, messages, read_numbers, text_at
 from dbnet.errors import DbnetError
 
 #: An entry costs us some 300 bytes; a resume file of the largest spec has below 2,000.
@@ -49,3 +51,29 @@ class MappedFile:
         start = array.__array_interface__["data"][0] - self._base
         if start >= 0 and start + array.nbytes <= len(self.view) and array.nbytes:
             self.discard(start, start + array.nbytes)
+
+
+# Of formats that are protocol buffers ---------------------------------------------------------------------------------
+
+
+def more_dims(dims: list[int], view: memoryview, wire_type: int, begin: int, stop: int, tensor: int) -> list[int]:
+    """`dims` and those that stand in one more field of the tensor at byte `tensor`. Raises MalformedError."""
+    if len(dims) >= MAX_DIMS or stop - begin > 10 * MAX_DIMS:
+        raise MalformedError(f"the tensor at byte {tensor} has more than {MAX_DIMS} dimensions")
+    return dims + read_numbers(view, wire_type, begin, stop)
+
+
+def add_entry(table: dict[str, str], what: str, view: memoryview, begin: int, stop: int) -> None:
+    """Adds a key and its value, fields 1 and 2 of the message that lies there, to `table`. Raises MalformedError."""
+    entry = {number: text_at(view, *place) for number, *place in messages(view, begin, stop)}
+    if set(entry) - {1, 2} or entry.get(1, "") in table or len(table) >= MAX_ENTRIES:
+        raise MalformedError(f"its {what} at byte {begin} are no table of texts")
+    table[entry.get(1, "")] = entry.get(2, "")
+
+
+def require_room(tensors: Mapping[str, np.ndarray], name: str) -> None:
+    """Raises MalformedError if there is a tensor of that name already, or there are too many."""
+    if name in tensors:
+        raise MalformedError(f"{name} is in it twice")
+    if len(tensors) >= MAX_ENTRIES:
+        raise MalformedError(f"it has more than {MAX_ENTRIES} tensors")

@@ -19,7 +19,7 @@ import numpy as np
 
 from converters.formats import ENCRYPTED_CKPT, detect
 from converters.graph_reading import GraphReading
-from converters.mapped_file import MAX_DIMS, MAX_ENTRIES, MappedFile
+from converters.mapped_file import MAX_ENTRIES, MappedFile, add_entry, more_dims, require_room
 from converters.mindir_nodes import input_shape
 from converters.mindir_wire import DTYPES
 from converters.protobuf_wire import (
@@ -29,7 +29,7 @@ from converters.protobuf_wire import (
     UnsupportedError,
     fields,
     messages,
-    read_numbers,
+    read_number,
     read_varint,
     text_at,
 )
@@ -125,10 +125,7 @@ def _model(view: memoryview) -> _Model:
         elif number == _PREPROCESSOR:
             model.preprocessor = True
         elif number == _USER_INFO:
-            entry = {inner: text_at(view, *place) for inner, *place in messages(view, begin, stop)}
-            if set(entry) - {1, 2} or entry.get(1, "") in model.metadata or len(model.metadata) >= MAX_ENTRIES:
-                raise MalformedError(f"its user_info at byte {begin} is no table of texts")
-            model.metadata[entry.get(1, "")] = entry.get(2, "")
+            add_entry(model.metadata, "user_info", view, begin, stop)
     if "Conv2D" not in model.operators and any(one == "Custom" or one.endswith("Fusion") for one in model.operators):
         raise UnsupportedError("was converted by MindSpore Lite, whose operators hold folded weights; take the .mindir "
                                "or .ckpt that it was made of")
@@ -163,10 +160,7 @@ def _parameters(mapped: MappedFile, outside: _DataFiles, begin: int, stop: int) 
         name = tensor.name.partition(":")[2] or tensor.name
         if not name:
             raise MalformedError(f"the parameter at byte {inner} has no name")
-        if name in tensors:
-            raise MalformedError(f"{name} is in it twice")
-        if len(tensors) >= MAX_ENTRIES:
-            raise MalformedError(f"it has more than {MAX_ENTRIES} parameters")
+        require_room(tensors, name)
         tensors[name] = _array(mapped, outside, tensor, name)
     return tensors
 
@@ -175,17 +169,11 @@ def _tensor(view: memoryview, begin: int, stop: int) -> _Tensor:
     tensor = _Tensor()
     for number, wire_type, inner, end in fields(view, begin, stop):
         if number == _DIMS:
-            if len(tensor.dims) >= MAX_DIMS or end - inner > 10 * MAX_DIMS:
-                raise MalformedError(f"the tensor at byte {begin} has more than {MAX_DIMS} dimensions")
-            tensor.dims += read_numbers(view, wire_type, inner, end)
-        elif number in (_TYPE, _COMPRESSION):
-            if wire_type != VARINT:
-                raise MalformedError(f"a number is expected at byte {inner}")
-            value = read_varint(view, inner, end)[0]
-            if number == _TYPE:
-                tensor.code = value
-            elif value:
-                raise UnsupportedError("holds compressed weights; export it again without compression")
+            tensor.dims = more_dims(tensor.dims, view, wire_type, inner, end, begin)
+        elif number == _TYPE:
+            tensor.code = read_number(view, wire_type, inner, end)
+        elif number == _COMPRESSION and read_number(view, wire_type, inner, end):
+            raise UnsupportedError("holds compressed weights; export it again without compression")
         elif number == _QUANTISED:
             raise UnsupportedError("holds quantised weights, which have no counterpart here; take the file it was made "
                                    "of")

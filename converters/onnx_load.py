@@ -15,10 +15,10 @@ from converters.check import WeightReport, weight_map
 from converters.dialects import DIALECTS, origin_of
 from converters.onnx_foreign import ForeignModel, RefusedGraphError, read_foreign
 from converters.tensor_file import Weights
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, UnknownNetworkError
 from dbnet.pixel_formats import pixel_choice
 from dbnet.record import Record
-from dbnet.spec import ModelSpec
+from dbnet.spec import TRAINING_FIELDS, ModelSpec
 
 
 @dataclass
@@ -63,6 +63,25 @@ def by_graph(path: Path, tensors: Weights, record: Record | None, report: Weight
         known = foreign.of_origin(origin_of(DIALECTS[origin], spec.name))
     notes = [*foreign.notes, *([] if record else [_whose(known, told, dialect, pixels)])]
     return GraphModel(foreign, known, weights, report.dialect.name if by_name else origin, subset, dropped, notes)
+
+
+def contradiction(path: Path, tensors: Weights, record: Record, report: WeightReport) -> str | None:
+    """Where the graph of a file with names and a record that fit computes something else than they say, in one phrase.
+
+    Every graph that is written here can be read, so one that cannot was edited. Raises DbnetError if it is damaged.
+    """
+    again = "one of them was edited: convert the original file again"
+    try:
+        foreign = read_foreign(path, record)
+    except UnknownNetworkError as error:
+        return f"its graph is not that of its record ({str(error).removeprefix(f'{path}: ')}); {again}"
+    found = foreign.record.spec
+    for name, said in record.spec.relevant_semantics().items():
+        if name not in TRAINING_FIELDS and getattr(found, name) != said:
+            return f"its record says {name}={said}, its graph computes {getattr(found, name)}; {again}"
+    if not _same_values(foreign.weights, _named(tensors, report)):
+        return f"its graph uses its tensors for others than their names say; {again}"
+    return None
 
 
 def _whose(record: Record, told: str | None, dialect: str | None, pixels: str | None) -> str:

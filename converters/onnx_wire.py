@@ -12,16 +12,14 @@ from math import prod
 import ml_dtypes
 import numpy as np
 
-from converters.mapped_file import MAX_DIMS, MAX_ENTRIES, MappedFile
+from converters.mapped_file import MappedFile, add_entry, more_dims, require_room
 from converters.protobuf_wire import (
     LENGTH,
-    VARINT,
     MalformedError,
     UnsupportedError,
     fields,
     messages,
-    read_numbers,
-    read_varint,
+    read_number,
     text_at,
 )
 from converters.tensor_file import Weights
@@ -76,10 +74,7 @@ def model_places(view: memoryview) -> ModelPlaces:
         elif number == OPSETS:
             versioned = True
         elif number == METADATA:
-            entry = {inner: text_at(view, *place) for inner, *place in messages(view, begin, stop)}
-            if set(entry) - {1, 2} or entry.get(1, "") in metadata or len(metadata) >= MAX_ENTRIES:
-                raise MalformedError(f"its metadata at byte {begin} are no table of texts")
-            metadata[entry.get(1, "")] = entry.get(2, "")
+            add_entry(metadata, "metadata", view, begin, stop)
     if graph is None:
         raise MalformedError("it has no graph")
     if not versioned:
@@ -96,10 +91,7 @@ def initialisers(mapped: MappedFile, begin: int, stop: int) -> Weights:
         if number != INITIALIZER:
             continue
         tensor = tensor_at(mapped.view, inner, end)
-        if tensor.name in tensors:
-            raise MalformedError(f"{tensor.name} is in it twice")
-        if len(tensors) >= MAX_ENTRIES:
-            raise MalformedError(f"it has more than {MAX_ENTRIES} tensors")
+        require_room(tensors, tensor.name)
         tensors[tensor.name] = array_of(mapped, tensor)
     return tensors
 
@@ -109,18 +101,10 @@ def tensor_at(view: memoryview, begin: int, stop: int, named: bool = True) -> Te
     tensor = Tensor()
     for number, wire_type, inner, end in fields(view, begin, stop):
         if number == _DIMS:
-            if len(tensor.dims) >= MAX_DIMS or end - inner > 10 * MAX_DIMS:
-                raise MalformedError(f"the tensor at byte {begin} has more than {MAX_DIMS} dimensions")
-            tensor.dims += read_numbers(view, wire_type, inner, end)
-        elif number in (_TYPE, _LOCATION):
-            if wire_type != VARINT:
-                raise MalformedError(f"a number is expected at byte {inner}")
-            value = read_varint(view, inner, end)[0]
-            if number == _TYPE:
-                tensor.code = value
-            elif value != 0:
-                raise _external()
-        elif number == _EXTERNAL:
+            tensor.dims = more_dims(tensor.dims, view, wire_type, inner, end, begin)
+        elif number == _TYPE:
+            tensor.code = read_number(view, wire_type, inner, end)
+        elif number == _EXTERNAL or (number == _LOCATION and read_number(view, wire_type, inner, end)):
             raise _external()
         elif number == _SEGMENT:
             raise UnsupportedError("holds a tensor in segments, which are not read; store it in one piece")

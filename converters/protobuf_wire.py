@@ -101,15 +101,20 @@ def fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, i
 
 def read_numbers(view: memoryview, wire_type: int, begin: int, stop: int) -> list[int]:
     """A repeated integer field's part: one number, or several packed into one payload. Raises MalformedError."""
-    if wire_type == VARINT:
-        return [read_varint(view, begin, stop)[0]]
     if wire_type != LENGTH:
-        raise MalformedError(f"a number is expected at byte {begin}")
+        return [read_number(view, wire_type, begin, stop)]
     numbers, position = [], begin
     while position < stop:
         number, position = read_varint(view, position, stop)
         numbers.append(number)
     return numbers
+
+
+def read_number(view: memoryview, wire_type: int, begin: int, stop: int) -> int:
+    """A single integer field. Raises MalformedError."""
+    if wire_type != VARINT:
+        raise MalformedError(f"a number is expected at byte {begin}")
+    return read_varint(view, begin, stop)[0]
 
 
 def messages(view: memoryview, begin: int, stop: int) -> Iterator[tuple[int, int, int]]:

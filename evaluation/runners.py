@@ -13,6 +13,7 @@ import numpy as np
 from converters import onnx_file
 from converters.load import LoadedModel, NoChoiceError, SourceOptions, load_model
 from converters.onnx_outline import read_outline
+from converters.tensor_file import Weights
 from dbnet.errors import DbnetError, UnknownNetworkError
 from dbnet.extras import installed, require
 from dbnet.pixel_formats import AnySpec, pixel_choice
@@ -21,7 +22,7 @@ from dbnet.spec import STAGES, ModelSpec
 from evaluation.onnx_runner import MAX_AT_ONCE, OnnxRuntimeRunner, OtherGraphError, cores
 from evaluation.opaque import OpaqueRunner, check_locations, digest_of, fitted, open_unknown
 
-__all__ = ["MAX_AT_ONCE", "RUNNERS", "OnnxRuntimeRunner", "Runner", "cores", "open_runner"]
+__all__ = ["MAX_AT_ONCE", "RUNNERS", "OnnxRuntimeRunner", "Runner", "archive", "cores", "open_loaded", "open_runner"]
 
 RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: Who runs a format unless told otherwise.
@@ -93,9 +94,17 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
         model = load_model(path, options)
     except UnknownNetworkError as error:
         return open_unknown(Path(path), error, options, otherwise, runner, device, stages, threads, concurrent)
+    return open_loaded(model, runner, device, stages, threads, options, concurrent)
+
+
+def open_loaded(model: LoadedModel, runner: str | None = None, device: str | None = None,
+                stages: tuple[str, ...] | None = None, threads: int | None = None,
+                options: SourceOptions | None = None, concurrent: bool = False) -> Runner:
+    """`open_runner` of a file that is read already, with the same `options`. Raises DbnetError."""
+    options = options or SourceOptions()
     opened = _open_known(model, runner or _choose(model), device, stages, threads, options, concurrent)
     opened.notes = [*_pixel_notes(model, options), *getattr(opened, "notes", ())]
-    return opened
+    return opened  # type: ignore[no-any-return]
 
 
 def _pixel_notes(model: LoadedModel, options: SourceOptions) -> list[str]:
@@ -161,8 +170,8 @@ def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] |
     if options.output is not None:
         raise NoChoiceError(f"{model.path}: does not run as it is, so no output is chosen; leave out --map-output",
                             "output")
-    archive = _archive(model, spec, stages != ("probability",))
-    opened = OnnxRuntimeRunner(archive, spec, device, stages, threads, concurrent)
+    graph = archive(spec, model.weights, stages != ("probability",))
+    opened = OnnxRuntimeRunner(graph, spec, device, stages, threads, concurrent)
     opened.digest = model.record.sha256
     return opened
 
@@ -186,9 +195,9 @@ def _as_it_is(model: LoadedModel, device: str | None, stages: tuple[str, ...] | 
     return opened
 
 
-def _archive(model: LoadedModel, spec: ModelSpec, stages: bool) -> bytes:
-    """Our own graph of the model with float32 weights, without the training branch, which it has no use for."""
-    weights = {name: array for name, array in runnable(spec, model.weights).items() if name in model.weights}
+def archive(spec: ModelSpec, weights: Weights, stages: bool) -> bytes:
+    """Our own graph of a model with float32 weights, without the training branch where that is not there."""
+    alive = {name: array for name, array in runnable(spec, weights).items() if name in weights}
     stream = io.BytesIO()
-    onnx_file.write(stream, weights, spec, None, form="archive", stages=stages)
+    onnx_file.write(stream, alive, spec, None, form="archive", stages=stages)
     return stream.getvalue()

@@ -12,7 +12,7 @@ import numpy as np
 from converters.backbones import BACKBONE, find_backbone
 from converters.check import identify, listed, require_finite
 from converters.formats import read_file
-from converters.load import SourceOptions, load_model, record_of
+from converters.load import SourceOptions, load_model, record_of, require_sound
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.initial import initial_weights
@@ -94,6 +94,7 @@ def _found(spec: ModelSpec, origin: Origin) -> tuple[Weights, list[str]]:
     if tensors and not identify(tensors, None, record.spec if record else None).problems:
         options = SourceOptions(take="ema" if file.ema is not None else "plain" if file.training else None)
         model = load_model(origin.path, options)
+        require_sound(model)
         if model.unread is not None:
             notes.append(f"  taken by the names of its weights; its graph {model.unread}")
         return model.weights, notes + _differing(spec, model.record.spec)

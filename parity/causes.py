@@ -12,7 +12,7 @@ from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.spec import TRAINING_STAGES, ModelSpec, PixelFormat
 from parity.graph_suspects import mended_labs
-from parity.lab import Lab, OnnxLab, of_weights, onnx_of_weights
+from parity.lab import Lab, Network, OnnxLab, of_weights, onnx_of_weights
 from parity.suspects import Suspect, blind, by_semantics, by_weights
 
 #: Faults that may come together; more are told as far as they were found.
@@ -21,19 +21,11 @@ MOST_FAULTS = 4
 LEAST_GAIN = 0.5
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
-    """spec and weights of a model, as far as they are known."""
-
-    spec: ModelSpec
-    weights: Weights
-
-
 @dataclass(frozen=True)
 class Cause:
     """cause: of `suspects.CAUSES`. what: in words. before, residual: largest error of the stage over its largest value,
-    before and after mending the candidate of it (and of the causes told before). explained: the residual is within
-    the stage's tolerance.
+    before and after mending the candidate of it (and of the causes told before); infinite where the two have other
+    shapes, or one is no number. explained: the residual is within the stage's tolerance.
     """
 
     cause: str
@@ -106,14 +98,14 @@ def _suspects(start: Network, spec: ModelSpec | None, known: Weights | None, nam
 def _residual(stage: str, network: Network, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> float:
     """The error of a network's stage; infinite for a network that cannot be."""
     try:
-        own = stage_alone(of_weights(network.spec, network.weights), stage, images, maps)
+        own = stage_alone(of_weights(network), stage, images, maps)
     except DbnetError:
         return math.inf
     return relative_error(maps[stage], own)
 
 
 def relative_error(right: np.ndarray, own: np.ndarray) -> float:
-    """Largest error over the largest value; infinite for another shape or NaN."""
+    """Largest error over the largest value of `right`; infinite for another shape, NaN or Inf."""
     if own.shape != right.shape or not np.isfinite(own).all():
         return math.inf
     wide = right.astype(np.float64)
@@ -132,7 +124,7 @@ def tensors_within(stage: str, network: Network) -> list[str]:
     from converters.onnx_parts import behind
     if stage in TRAINING_STAGES:
         return [name for name in network.weights if name.startswith("head.thresh.")]
-    _, within = behind(onnx_of_weights(network.spec, network.weights).proto, stage)
+    _, within = behind(onnx_of_weights(network).proto, stage)
     return [name for name in network.weights if name in within]
 
 

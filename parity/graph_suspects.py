@@ -47,5 +47,5 @@ def _cause(node: NodeProto) -> str:
 def mended_labs(lab: OnnxLab) -> Iterator[tuple[str, str, OnnxLab]]:
     """The same, ready to run."""
     if lab.network is not None:
-        for cause, what, mended in by_graph(lab.proto, onnx_of_weights(*lab.network).proto):
+        for cause, what, mended in by_graph(lab.proto, onnx_of_weights(lab.network).proto):
             yield cause, what, OnnxLab(mended.SerializeToString())

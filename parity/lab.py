@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from converters import onnx_file
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError, short
 from dbnet.extras import installed, onnxruntime_errors, require
-from dbnet.running import check_images, has_training_branch, runnable
+from dbnet.running import check_images, has_training_branch
 from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
+from evaluation.runners import archive
 
 Maps = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """What a model computes: its spec and its weights under canonical names."""
+
+    spec: ModelSpec
+    weights: Weights
 
 
 class Lab(Protocol):
@@ -31,14 +39,13 @@ class Lab(Protocol):
 class OnnxLab:
     """An ONNX graph with the stages' names (`converters.onnx_graph`), in ONNX Runtime on the CPU.
 
-    model: the bytes of a file. stages: those that the graph has. network: spec and weights that the file says it is.
-    Raises DbnetError if it cannot be read or run.
+    model: the bytes of a file. stages: those that the graph has. network: what the file says it is. Raises DbnetError
+    if it cannot be read or run.
     """
 
-    def __init__(self, model: bytes, where: str = "the model", network: tuple[ModelSpec, Weights] | None = None):
-        self.network = network
+    def __init__(self, model: bytes, where: str = "the model", network: Network | None = None):
         from converters.onnx_parts import parse, stages_within
-        self.proto, self._where = parse(model), where
+        self.proto, self.network, self._where = parse(model), network, where
         self.stages = stages_within(self.proto)
         self._sessions: dict[str, Any] = {}
 
@@ -83,18 +90,15 @@ class OnnxLab:
             raise DbnetError(f"{self._where}: ONNX Runtime failed at {images.shape}: {short(error)}") from error
 
 
-def of_weights(spec: ModelSpec, weights: Weights, precision: Literal["float32", "float64"] = "float32") -> Lab:
+def of_weights(network: Network, precision: Literal["float32", "float64"] = "float32") -> Lab:
     """A model in torch, or in ONNX Runtime where torch is not installed. Raises DbnetError without either."""
     if installed("torch"):
         from torch_reference.runner import TorchRunner
-        stages = STAGES + TRAINING_STAGES if has_training_branch(weights) else STAGES
-        return TorchRunner(spec, weights, stages=stages, device="cpu", precision=precision)
-    return onnx_of_weights(spec, weights)
+        stages = STAGES + TRAINING_STAGES if has_training_branch(network.weights) else STAGES
+        return TorchRunner(network.spec, network.weights, stages=stages, device="cpu", precision=precision)
+    return onnx_of_weights(network)
 
 
-def onnx_of_weights(spec: ModelSpec, weights: Weights) -> OnnxLab:
+def onnx_of_weights(network: Network) -> OnnxLab:
     """The graph that is written for these weights."""
-    alive = {name: array for name, array in runnable(spec, weights).items() if name in weights}
-    stream = io.BytesIO()
-    onnx_file.write(stream, alive, spec, None, form="archive", stages=True)
-    return OnnxLab(stream.getvalue())
+    return OnnxLab(archive(network.spec, network.weights, stages=True))

@@ -6,6 +6,7 @@ reference's maps, which tells a stage's own error from what it inherits. The pix
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,11 +17,10 @@ from dbnet.errors import DbnetError
 from dbnet.extras import installed
 from dbnet.preprocess import prepare
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
-from parity.cases import distances
 from parity.causes import Cause, find_causes, first_layer, pixel_causes, relative_error, stage_alone
-from parity.compare import Comparison, compare
+from parity.compare import LEAST_SPREAD, Comparison, compare
 from parity.lab import Maps, OnnxLab, of_weights, onnx_of_weights
-from parity.sides import Side
+from parity.staged import StagedModel
 from parity.tolerances import Tolerances, tolerances
 
 PIXELS = "pixels"
@@ -54,15 +54,13 @@ class StageRow:
 
 @dataclass
 class ModelComparison:
-    """verdict: `same` (no value differs), `within tolerance` or `different`. heat: where: the largest error of all
-    channels at each place of the first stage that differs, or of the worst one, (h, w), over its largest value. first:
-    the first stage that differs, with the layer in it. causes: why, as far as known. own: the stages with an error of
-    their own. notes: what could not be compared.
+    """verdict: `same` (no value differs), `within tolerance` or `different`. first: the first stage that differs, with
+    the layer in it. causes: why, as far as known. own: the stages with an error of their own. notes: what could not be
+    compared.
     """
 
     verdict: str
     rows: list[StageRow]
-    heat: np.ndarray | None = None
     first: str | None = None
     layer: str | None = None
     causes: list[Cause] = field(default_factory=list)
@@ -78,9 +76,15 @@ class ModelComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `dbnet compare --json` documents them."""
+        causes = [{name: _finite(value) for name, value in vars(cause).items()} for cause in self.causes]
         return {"verdict": self.verdict, "first_divergence": self.first, "layer": self.layer, "cause": self.cause,
-                "causes": [vars(cause) for cause in self.causes], "own_errors": self.own,
+                "causes": causes, "own_errors": self.own,
                 "stages": [_plain(row) for row in self.rows], "notes": self.notes}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(row: StageRow) -> dict[str, Any]:
@@ -93,10 +97,10 @@ def _plain(row: StageRow) -> dict[str, Any]:
                    "isolated_max_abs": isolated.max_abs if isolated else None,
                    "isolated_max_rel": isolated.max_rel if isolated else None,
                    "isolated_passed": isolated.passed if isolated else None,
-                   "float64_reference": row.to_float64[0], "float64_candidate": row.to_float64[1]}
+                   "float64_reference": _finite(row.to_float64[0]), "float64_candidate": _finite(row.to_float64[1])}
 
 
-def compare_models(reference: Side, candidate: Side, pictures: Sequence[np.ndarray], *,
+def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Sequence[np.ndarray], *,
                    referee: bool = True) -> ModelComparison:
     """Compares two opened models.
 
@@ -119,13 +123,12 @@ def compare_models(reference: Side, candidate: Side, pictures: Sequence[np.ndarr
         if alone := [stage for stage in order if stage in maps and stage not in other]:
             result.notes.append(f"only {who} gives {', '.join(alone)}: not compared")
     _judge(result)
-    result.heat = _heat(result, ours, theirs)
     if result.first is not None and result.first != PIXELS:
         _explain(result, reference, candidate, pictures[0], images, wide)
     return result
 
 
-def _only_size(*sides: Side) -> tuple[int, int] | None:
+def _only_size(*sides: StagedModel) -> tuple[int, int] | None:
     """The size that one of the models takes alone, (height, width). Raises DbnetError if they take none in common."""
     known: list[int | None] = [None, None]
     for side in sides:
@@ -152,7 +155,8 @@ def network_input(picture: np.ndarray, pixels: PixelFormat, largest: tuple[int, 
     return prepare(part, replace(pixels, resize="grid")).tensor
 
 
-def _compare_pixels(reference: Side, candidate: Side, pictures: Sequence[np.ndarray], result: ModelComparison) -> None:
+def _compare_pixels(reference: StagedModel, candidate: StagedModel, pictures: Sequence[np.ndarray],
+                    result: ModelComparison) -> None:
     """The row `pixels`: the worst of all pictures; only where the formats differ."""
     right, wrong = reference.pixels, candidate.pixels
     if right == wrong:
@@ -174,31 +178,25 @@ def _compare_pixels(reference: Side, candidate: Side, pictures: Sequence[np.ndar
 
 
 def _pixel_causes(right: PixelFormat, wrong: PixelFormat, picture: np.ndarray) -> list[Cause]:
-    reference, error, causes = prepare(picture, right).tensor, 0.0, []
-    for before, (name, what, mended) in enumerate(found := pixel_causes(wrong, right)):
-        last = found[before - 1][2] if before else wrong
-        error = _pixel_error(reference, prepare(picture, last).tensor)
-        residual = _pixel_error(reference, prepare(picture, mended).tensor)
-        causes.append(Cause(name, what, error, residual, residual <= PIXEL_TOLERANCE))
+    reference, causes = prepare(picture, right).tensor, []
+    before = relative_error(reference, prepare(picture, wrong).tensor)
+    for name, what, mended in pixel_causes(wrong, right):
+        residual = relative_error(reference, prepare(picture, mended).tensor)
+        causes.append(Cause(name, what, before, residual, residual <= PIXEL_TOLERANCE))
+        before = residual
     return causes
 
 
-def _pixel_error(right: np.ndarray, wrong: np.ndarray) -> float:
-    if right.shape != wrong.shape:
-        return float("inf")
-    return float(np.abs(right - wrong).max() / np.abs(right).max())
-
-
-def _wider(*sides: Side) -> Tolerances:
+def _wider(*sides: StagedModel) -> Tolerances:
     return max((tolerances(side.runner.device) for side in sides), key=lambda row: row.features)
 
 
-def _exact(reference: Side, images: np.ndarray) -> Maps:
+def _exact(reference: StagedModel, images: np.ndarray) -> Maps:
     """The reference's network in float64."""
     network = reference.network
-    if not installed("torch") or network is None:
+    if not installed("torch") or network is None or reference.model is None or reference.model.unread is not None:
         return {}
-    return of_weights(network.spec, network.weights, "float64").run(images)
+    return of_weights(network, "float64").run(images)
 
 
 def _row(stage: str, ours: Maps, theirs: Maps, parts: Maps | None, wide: Tolerances, exact: Maps) -> StageRow:
@@ -211,10 +209,9 @@ def _row(stage: str, ours: Maps, theirs: Maps, parts: Maps | None, wide: Toleran
             isolated = compare(stage, ours[stage], parts[stage], tolerance, constant_is_known=True, least=least)
     except DbnetError as error:
         return StageRow(stage, None, why=str(error).removeprefix(f"{stage}: "))
-    far: list[float | None] = [None, None]
-    if stage in exact:
-        far = [distances({stage: exact[stage]}, maps).get(stage) for maps in (ours, theirs)]
-    return StageRow(stage, comparison, isolated, (far[0], far[1]))
+    far = (None, None) if stage not in exact else (
+        relative_error(exact[stage], ours[stage]), relative_error(exact[stage], theirs[stage]))
+    return StageRow(stage, comparison, isolated, far)
 
 
 def _judge(result: ModelComparison) -> None:
@@ -226,17 +223,18 @@ def _judge(result: ModelComparison) -> None:
     elif any(row.comparison is not None and row.comparison.max_abs for row in result.rows):
         result.verdict = "within tolerance"
     constant = [row.stage for row in result.rows
-                if row.comparison is not None and row.comparison.reference_spread < 1e-4]
+                if row.comparison is not None and row.comparison.reference_spread < LEAST_SPREAD]
     result.notes += [f"{stage}: the reference is constant, which proves nothing" for stage in constant]
 
 
-def _explain(result: ModelComparison, reference: Side, candidate: Side, picture: np.ndarray, large: np.ndarray,
-             wide: Tolerances) -> None:
+def _explain(result: ModelComparison, reference: StagedModel, candidate: StagedModel, picture: np.ndarray,
+             large: np.ndarray, wide: Tolerances) -> None:
     """Causes and layer of the first divergence, on a small input unless it cannot be seen there."""
     stage = result.first
     assert stage is not None
-    if any(row.comparison is None for row in result.rows):
-        result.notes.append("no cause was looked for: the stages have other shapes, so the networks are others")
+    apart = next((row for row in result.rows if row.comparison is None), None)
+    if apart is not None:
+        result.notes.append(f"no cause was looked for: {apart.stage} cannot be compared ({apart.why})")
         return
     known, suspect = reference.network, candidate.network
     common = set(reference.stages) & set(candidate.stages)
@@ -253,22 +251,10 @@ def _explain(result: ModelComparison, reference: Side, candidate: Side, picture:
         result.layer = first_layer(stage, _graph(candidate), _graph(reference), images, maps, wide.of(stage))
 
 
-def _graph(side: Side) -> OnnxLab:
+def _graph(side: StagedModel) -> OnnxLab:
     """The file's own, or the one that is written for its weights."""
     if isinstance(side.lab, OnnxLab):
         return side.lab
     assert side.network is not None
-    return onnx_of_weights(side.network.spec, side.network.weights)
+    return onnx_of_weights(side.network)
 
-
-
-def _heat(result: ModelComparison, ours: Maps, theirs: Maps) -> np.ndarray | None:
-    """Of the first stage that differs, or else of the one nearest to its tolerance."""
-    compared = {row.stage: row.comparison for row in result.rows if row.comparison is not None and row.stage in ours}
-    if not compared:
-        return None
-    stage = result.first if result.first in compared else max(
-        compared, key=lambda name: compared[name].max_rel / compared[name].tolerance)
-    scale = np.abs(ours[stage]).max() or 1.0
-    heat: np.ndarray = np.abs(ours[stage].astype(np.float64) - theirs[stage]).max(axis=(0, 1)) / scale
-    return heat

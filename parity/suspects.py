@@ -21,7 +21,8 @@ from dbnet.spec import ModelSpec
 CAUSES = ("stem_pool", "depthwise_padding", "bn_eps", "step_function", "se_gate", "concat_order", "color_order",
           "normalization", "resize_rule", "transposed_kernel", "swapped_tensors", "missing_bias", "precision",
           "upsample_mode", "unknown")
-#: Field of a spec -> the cause's name.
+#: Field of a spec -> the cause's name. Offsets that are read otherwise are maps that stand for others: CAUSES, which
+#: scripts rely on, has no name of its own for them.
 FIELDS = {"stem_pool": "stem_pool", "depthwise_padding": "depthwise_padding", "norm_eps": "bn_eps",
           "se_gate": "se_gate", "neck_gate": "se_gate", "upsampling": "upsample_mode", "offsets": "swapped_tensors",
           "step_function": "step_function", "k": "step_function"}

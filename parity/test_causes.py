@@ -16,7 +16,7 @@ from dbnet.seeded import seeded_weights
 from dbnet.spec import MHLIAO_PIXELS, SPECS
 from parity.cases import CASES, RUNNERS, SUFFIX, marked
 from parity.models import compare_models
-from parity.sides import open_side
+from parity.staged import open_staged
 from parity.test_sabotage import SABOTAGE
 
 PICTURE = draw(3, 128, 192)[0]
@@ -57,7 +57,7 @@ def test_faults_have_names(name, tmp_path, available):
     spec = CASES[case]
     sound = written(tmp_path, "sound.pth", spec, seeded_weights(spec, 11))
     unsound = written(tmp_path, "unsound.pth", replace(spec, **fields), change(seeded_weights(spec, 11)))
-    found = compare_models(open_side(sound), open_side(unsound), [PICTURE])
+    found = compare_models(open_staged(sound), open_staged(unsound), [PICTURE])
     assert (found.verdict, found.first, found.cause, found.layer) == ("different", stage, *NAMED[name])
     assert stage in found.own
     if found.cause != "unknown":
@@ -105,7 +105,7 @@ def test_other_faults(name, tmp_path, available):
     change, fields, first, causes = OTHERS[name]
     sound = written(tmp_path, "sound.pth", MOBILE, seeded_weights(MOBILE, 11))
     unsound = written(tmp_path, "unsound.pth", replace(MOBILE, **fields), change(seeded_weights(MOBILE, 11)))
-    found = compare_models(open_side(sound), open_side(unsound), [PICTURE])
+    found = compare_models(open_staged(sound), open_staged(unsound), [PICTURE])
     assert (found.verdict, found.first) == ("different", first)
     assert sorted(cause.cause for cause in found.causes) == sorted(causes)
     assert found.cause == (found.causes[0].cause if causes else "unknown")
@@ -149,7 +149,7 @@ def test_faults_in_graphs(name, tmp_path, available):
     model = onnx.load(unsound)
     edit(model)
     onnx.save(model, unsound)
-    found = compare_models(open_side(sound), open_side(unsound), [PICTURE])
+    found = compare_models(open_staged(sound), open_staged(unsound), [PICTURE])
     assert (found.verdict, found.first, found.cause) == ("different", first, cause)
     assert found.causes[0].explained
 
@@ -165,7 +165,7 @@ def test_honest_pairs_are_not_accused(case, runner, tmp_path, available):
     reference = written(tmp_path, "reference.pth", spec, seeded_weights(spec, 11))
     candidate = tmp_path / f"candidate{SUFFIX[runner]}"
     converters.convert(reference, candidate)
-    found = compare_models(open_side(reference), open_side(candidate, runner, "cpu"), [PICTURE])
+    found = compare_models(open_staged(reference), open_staged(candidate, runner, "cpu"), [PICTURE])
     assert found.verdict == ("same" if runner == "torch" else "within tolerance"), found.to_dict()
     assert (found.first, found.cause, found.causes, found.own) == (None, None, [], [])
     assert all(row.isolated is not None for row in found.rows if row.stage not in ("threshold", "binary"))
@@ -175,6 +175,6 @@ def test_other_networks_are_compared_as_far_as_they_go(tmp_path, available):
     available("torch", "onnxruntime")
     names = ("db_mv3_paddle", "dbnet_mobilenetv3")
     paths = [written(tmp_path, f"{name}.pth", SPECS[name], seeded_weights(SPECS[name], 11)) for name in names]
-    found = compare_models(*map(open_side, paths), [PICTURE])
+    found = compare_models(*map(open_staged, paths), [PICTURE])
     assert found.verdict == "different" and found.first == "pixels"
     assert [row.stage for row in found.rows if row.comparison is None] == ["pixels", "p2", "p3", "p4", "p5", "fused"]

@@ -41,3 +41,38 @@ def shared() -> Path:
 def need() -> Callable[[str | Path], Path]:
     """`need("weights/x.pdparams")` -> its path in the data folder; a missing one skips the test, or fails it in CI."""
     return data.need
+
+
+@pytest.fixture
+def dbnet(monkeypatch, capsys):
+    """Runs a command; returns what it prints on standard output and standard error."""
+    from tests import detecting
+
+    def run(*arguments, code=0):
+        detecting.dbnet(monkeypatch, *arguments, code=code)
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of three photographs."""
+    from tests import detecting
+    detecting.write_photos(tmp_path / "photos", 3)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def no_proxies(monkeypatch) -> None:
+    """None of the machine's own between a test and its server."""
+    from tests import fetch_server
+    for name in fetch_server.PROXIES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def client(no_proxies, tmp_path):
+    """Fetches the entry of a table in the test's folder (`fetch_server.Client`)."""
+    from tests import fetch_server
+    return fetch_server.Client(tmp_path, fetch_server.entry_of(tmp_path))

@@ -91,7 +91,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "warning": (lambda path: warnings.warn("odd", stacklevel=1), "raised UserWarning: 'odd'"),
     "system": (lambda path: os.system("true"), "asked for os.system (b'true',)"),
     "spawn": (lambda path: subprocess.run(["true"], check=False), "asked for subprocess.Popen"),
-    "exec": (lambda path: eval(path.read_text()), "asked for compile"),  # noqa: S307 (that is what is planted)
+    "compile": (lambda path: compile(path.read_text(), "file", "exec"), "asked for compile"),
     "import": (lambda path: __import__("this"), "asked for import ('this',"),
     "passwd": (lambda path: Path("/etc/passwd").read_bytes(), "asked for open ('/etc/passwd', 'r', 524288)"),
     "writes": (lambda path: (path.parent / "evil").write_text("x"), "evil', 'w', 524865)"),

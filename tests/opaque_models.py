@@ -17,6 +17,8 @@ GAIN, LEVEL = 8.0, 0.2
 KERNEL = np.full((1, 3, 1, 1), GAIN / 3, np.float32)
 #: Under which the input is brightness around 0: (pixel - 128) / 255, so 0.5 is white.
 BRIGHT = "mhliao,mean=128/128/128,size=64"
+#: Settings under which the texts of photographs are found by brightness.
+LOOSE = ("--binary-thresh", "0.5", "--box-thresh", "0.3")
 
 
 def logits_of(images: np.ndarray) -> np.ndarray:

@@ -11,10 +11,9 @@ import pytest
 from dbnet.sample import Detection
 from evaluation.compare_maps import Boxes, MapComparison, compare_boxes
 from tests import detecting
-from tests.opaque_models import BRIGHT, detector
+from tests.opaque_models import BRIGHT, LOOSE, detector
 
 pytest.importorskip("onnxruntime")
-LOOSE = ("--binary-thresh", "0.5", "--box-thresh", "0.3")
 
 
 def box(x, y, width=40, height=20, score=0.9):
@@ -40,21 +39,6 @@ def test_what_became_of_the_boxes(a, b, expected):
 
 def test_sums():
     assert Boxes(1, 2, 1, 0, 0.0, 0, 1) + Boxes(3, 3, 1, 2, 4.5) == Boxes(4, 5, 2, 2, 4.5, 0, 1)
-
-
-@pytest.fixture
-def dbnet(monkeypatch, capsys):
-    def run(*arguments, code=0):
-        detecting.dbnet(monkeypatch, *arguments, code=code)
-        return capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def photos(tmp_path):
-    detecting.write_photos(tmp_path / "photos", 3)
-    return tmp_path / "photos"
 
 
 def test_the_same_model_in_two_formats(tmp_path, photos, dbnet):

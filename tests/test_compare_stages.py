@@ -18,7 +18,7 @@ from dbnet.cli.compare import compare
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_weights
-from dbnet.spec import SPECS
+from dbnet.spec import MHLIAO_PIXELS, SPECS
 
 SPEC = SPECS["db_mv3_paddle"]
 #: What scripts read.
@@ -124,3 +124,21 @@ def test_an_error_in_the_numbers_is_no_verdict_about_nothing():
     a[0, 0, 0, 0] = 2e-6
     assert not compare_maps("probability", a, a * 1.001, 5e-5).passed
     assert compare_maps("probability", a, a * 1.001, 5e-5, least=0.1).passed
+
+
+def test_other_sizes_are_no_infinity_in_json(models, tmp_path):
+    """Pixels of two sizes have no error; neither has a map that holds NaN."""
+    other = replace(SPEC, pixels=replace(MHLIAO_PIXELS, size=(512, 512)))
+    weights = seeded_weights(SPEC, 5)
+    converters.save_weights(weights, tmp_path / "sized.pth", spec=other)
+    code, told = run(models / "a.pth", tmp_path / "sized.pth", "--json", "-")
+    data = json.loads(told, parse_constant=pytest.fail)
+    assert code == 1 and data["cause"] == "resize_rule" and data["causes"][0]["before"] is None
+    assert data["causes"][-1]["explained"] and not data["stages"][0]["passed"]
+    code, told = run(models / "a.pth", tmp_path / "sized.pth")
+    assert "left of sizes or values that cannot be compared" in told
+    weights["backbone.features.0.weight"] = weights["backbone.features.0.weight"] * np.float32(3e38)
+    converters.save_weights(weights, tmp_path / "huge.pth", spec=SPEC)
+    code, told = run(models / "a.pth", tmp_path / "huge.pth", "--json", "-")
+    data = json.loads(told, parse_constant=pytest.fail)
+    assert code == 1 and data["stages"][0]["why"] == "the candidate holds NaN or Inf"

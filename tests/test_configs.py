@@ -134,6 +134,14 @@ def test_digests():
     assert len({download.digest for download in downloads}) == len(downloads)
 
 
+def damaged(folder, old, new):
+    """The table of what is published, with one of its texts replaced."""
+    text = PUBLISHED.read_text(encoding="utf-8")
+    assert old in text
+    (folder / "published.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    return folder / "published.yaml"
+
+
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("fscore: 85.05", "fscore: 850.5", r"published\.yaml:\d+: fscore is the number 850\.5; it must be a number from 0"),
     ("fscore: 85.05", "f_score: 85.05", r"published\.yaml:\d+: a row has network, backbone"),
@@ -143,8 +151,5 @@ def test_digests():
     ("db_r50_icdar15:", "db_r50_icdar15: 5\nx:", "db_r50_icdar15 wants a list of rows"),
 ])
 def test_a_damaged_table_is_one_line(tmp_path, old, new, message):
-    text = PUBLISHED.read_text(encoding="utf-8")
-    assert old in text
-    (tmp_path / "published.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(DbnetError, match=message):
-        published(tmp_path / "published.yaml")
+        published(damaged(tmp_path, old, new))

@@ -15,25 +15,10 @@ import pytest
 from dbnet.errors import DbnetError
 from dbnet.fetch import Means, fetch
 from dbnet.fetch_http import Pace
-from dbnet.published import Entry
 from tests import fetch_server as wire
-from tests.fetch_server import BODY, QUICK, Client, Server, entry_of, sending
+from tests.fetch_server import BODY, QUICK, Server, sending
 
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch):
-    for name in wire.PROXIES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def entry(tmp_path) -> Entry:
-    return entry_of(tmp_path)
-
-
-@pytest.fixture
-def client(tmp_path, entry) -> Client:
-    return Client(tmp_path, entry)
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 @pytest.mark.parametrize(("script", "requests"), [

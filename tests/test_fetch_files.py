@@ -14,25 +14,10 @@ from dbnet.errors import DbnetError
 from dbnet.fetch import Means, cache_folder, fetch, is_right
 from dbnet.fetch_http import Pace
 from dbnet.fetch_part import locked
-from dbnet.published import Entry
 from tests import fetch_server as wire
-from tests.fetch_server import BODY, Client, Server, entry_of, sending
+from tests.fetch_server import BODY, Client, Server, sending
 
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch):
-    for name in wire.PROXIES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def entry(tmp_path) -> Entry:
-    return entry_of(tmp_path)
-
-
-@pytest.fixture
-def client(tmp_path, entry) -> Client:
-    return Client(tmp_path, entry)
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 def test_a_right_file_is_not_fetched_again(client):
@@ -175,8 +160,8 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 # Two at once ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_at_once_fetch_it_once(client, entry):
-    clients = [Client(client.cache.parent, entry) for _ in range(4)]
+def test_two_at_once_fetch_it_once(client):
+    clients = [Client(client.cache.parent, client.entry) for _ in range(4)]
 
     def slowly(handler):
         time.sleep(0.3)
@@ -190,12 +175,12 @@ def test_two_at_once_fetch_it_once(client, entry):
         for thread in threads:
             thread.join(20)
     assert sorted(hows) == ["cached", "cached", "cached", "downloaded"] and len(server.asked) == 1
-    assert client.left() == [entry.file]
+    assert client.left() == [client.entry.file]
     assert sum("another process is fetching" in note for one in clients for note in one.notes) == 3
 
 
-def test_one_that_fails_leaves_its_bytes_to_the_next(client, entry):
-    first, second = Client(client.cache.parent, entry), client
+def test_one_that_fails_leaves_its_bytes_to_the_next(client):
+    first, second = Client(client.cache.parent, client.entry), client
     with Server(sending(1000)) as server:
         with pytest.raises(DbnetError):
             first(server, Pace(tries=1))

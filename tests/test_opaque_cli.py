@@ -8,29 +8,9 @@ import pytest
 
 from dbnet.pixel_formats import FAMILIES
 from tests import detecting
-from tests.opaque_models import BRIGHT, detector
+from tests.opaque_models import BRIGHT, LOOSE, detector
 
 pytest.importorskip("onnxruntime")
-
-#: Settings under which the photographs' texts are found by brightness.
-LOOSE = ("--binary-thresh", "0.5", "--box-thresh", "0.3")
-
-
-@pytest.fixture
-def dbnet(monkeypatch, capsys):
-    """Runs a command; returns what it prints on standard output and standard error."""
-
-    def run(*arguments, code=0):
-        detecting.dbnet(monkeypatch, *arguments, code=code)
-        return capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def photos(tmp_path):
-    detecting.write_photos(tmp_path / "photos", 3)
-    return tmp_path / "photos"
 
 
 def test_detect(tmp_path, photos, dbnet):

@@ -139,12 +139,12 @@ def test_memory_is_flat(tmp_path, at_once):
 
     runner, peaks = Slow(), []
     runner.at_once = at_once
-    for count in (10, 50):
+    for count in (10, 10, 10, 50):  # how many images are under way at once is chance in one short run
         tracemalloc.start()
         evaluate(runner, samples[:count], pixels, PADDLE_BOXES, workers=2, progress=lambda *_: time.sleep(0.002))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 2 * tensor  # 40 images more would be 40
+    assert peaks[3] < max(peaks[:3]) + tensor
     assert max(peaks) < 8 * tensor  # at most 2 * workers + 1 images, with their planes and maps
 
 
@@ -247,7 +247,7 @@ def test_the_same_boxes_as_one_image_after_the_other(name, concurrent, model, wo
     expected = [detect(plain, read_image(sample.image), pixels, plain.spec.boxes) for sample in words]
     assert sum(map(len, expected)) >= 10
     runner = open_runner(model, name, "cpu", ("probability",), concurrent=True) if concurrent else plain
-    for _ in range(1 + concurrent):
+    for _ in range(2):
         evaluation = evaluate(runner, words, pixels, runner.spec.boxes)
         assert list(map(bits, evaluation.detections.values())) == list(map(bits, expected))
     assert evaluation.settings["model"] == load_model(model).record.sha256

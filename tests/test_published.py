@@ -12,8 +12,9 @@ from dbnet.cli.fetch import fetch as command
 from dbnet.errors import DbnetError
 from dbnet.published import AmbiguousError, begun_with, by_digest, choose, entries, file_at, matching
 from dbnet.recipe import read_recipe
-from dbnet.recipe_configs import PUBLISHED, names
+from dbnet.recipe_configs import names
 from dbnet.spec import SPECS
+from tests.test_configs import damaged
 
 ENTRIES = entries()
 LINK = re.compile(r"\((https://[^)\s]+/([^)\s/]+?)-([0-9a-f]{8})(-910v2)?\.(ckpt|mindir))\)")
@@ -147,11 +148,8 @@ def test_a_digest_names_its_file():
     ("languages: English, scored_on: its 500", "languages: 5, scored_on: its 500", "languages is the number 5"),
 ])
 def test_a_damaged_table_is_one_line(tmp_path, old, new, message):
-    text = PUBLISHED.read_text(encoding="utf-8")
-    assert old in text
-    (tmp_path / "t.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(DbnetError, match=message):
-        entries(tmp_path / "t.yaml")
+        entries(damaged(tmp_path, old, new))
 
 
 @pytest.mark.parametrize(("text", "message"), [

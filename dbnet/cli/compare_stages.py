@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from dbnet.cli.options import print_table, write_json
 
 if TYPE_CHECKING:
     from parity.models import ModelComparison, StageRow
-    from parity.sides import Side
+    from parity.staged import StagedModel
 
 #: The picture that is drawn where no images are given: a seed, height and width.
 DRAWN = (3, 352, 512)
@@ -29,7 +30,7 @@ def run(a: Path, b: Path, images: tuple[str, ...], json_path: str | None, option
     from evaluation.evaluate import versions
     from parity.models import compare_models
     files = [] if not images else _files(images, given["recursive"])
-    sides = open_sides(a, b, options, given["runner_a"], given["runner_b"], given["device"])
+    sides = open_both(a, b, options, given["runner_a"], given["runner_b"], given["device"])
     result = compare_models(*sides, pictures_of(files))
     data = {**result.to_dict(), "boxes": None, "a": sides[0].told(), "b": sides[1].told(), "versions": versions()}
     maps = None
@@ -37,7 +38,7 @@ def run(a: Path, b: Path, images: tuple[str, ...], json_path: str | None, option
         maps, runs = compare_images.compared(a, b, images, options, json_path == "-", **given)
         found = report(maps, {"a": runs[0].settings(a), "b": runs[1].settings(b)})
         data = found | result.to_dict() | {"maps": found["stages"]}
-        data["verdict"] = result.verdict if maps.same else "different"
+        data["verdict"] = result.verdict if maps.same or not maps.images else "different"
     if json_path:
         write_json(json_path, data)
     if json_path != "-":
@@ -55,14 +56,15 @@ def _files(images: tuple[str, ...], recursive: bool) -> list[str]:
     return list(find_images(images, recursive).files)
 
 
-def open_sides(a: Path, b: Path, options: Any, runner_a: str | None, runner_b: str | None,
-               device: str | None) -> tuple[Side, Side]:
+def open_both(a: Path, b: Path, options: Any, runner_a: str | None, runner_b: str | None,
+               device: str | None) -> tuple[StagedModel, StagedModel]:
     """Both models with their stages. Raises DbnetError."""
     from functools import partial
 
     from dbnet.cli.compare import for_each
-    from parity.sides import open_side
-    first, second = for_each(options, partial(open_side, a, runner_a, device), partial(open_side, b, runner_b, device))
+    from parity.staged import open_staged
+    openers = partial(open_staged, a, runner_a, device), partial(open_staged, b, runner_b, device)
+    first, second = for_each(options, *openers)
     return first, second
 
 
@@ -79,7 +81,7 @@ def pictures_of(files: Sequence[str]) -> list[Any]:
     return [draw(*DRAWN)[0]]
 
 
-def show(result: ModelComparison, sides: Sequence[Side]) -> None:
+def show(result: ModelComparison, sides: Sequence[StagedModel]) -> None:
     """Verdict, table, causes and notes."""
     for name, side in zip("AB", sides, strict=True):
         click.echo(f"{name}: {side.path.name}: {side.runner.spec.name} on {side.runner.name} ({side.runner.device})")
@@ -98,12 +100,16 @@ def verdict_lines(result: ModelComparison) -> list[str]:
     inside = f", in {result.layer}" if result.layer not in (None, result.first) else ""
     lines = [f"different: first at {result.first}{inside}; cause: {result.cause}"]
     for cause in result.causes:
-        left = "nothing" if not cause.residual else f"{cause.residual:.1e}"
-        lines.append(f"  {cause.cause}: {cause.what}; mended of it, {left} is left of an error of {cause.before:.1e}"
+        left = "nothing" if not cause.residual else _error(cause.residual)
+        lines.append(f"  {cause.cause}: {cause.what}; mended of it, {left} is left of {_error(cause.before)}"
                      f"{'' if cause.explained else ', more than the tolerance'}")
     if len(result.own) > 1:
         lines.append(f"  errors of their own, not inherited: {', '.join(result.own)}")
     return lines
+
+
+def _error(value: float) -> str:
+    return f"an error of {value:.1e}" if math.isfinite(value) else "sizes or values that cannot be compared"
 
 
 def _cells(row: StageRow) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The two models of a comparison: a file, the runner that opens it, and how its stages are computed."""
+"""A model file opened for a comparison: the runner that opens it, and how its stages are computed apart."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from dbnet.errors import UnknownNetworkError
 from dbnet.extras import installed
 from dbnet.running import has_training_branch
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
-from evaluation.runners import OnnxRuntimeRunner, Runner, open_runner
-from parity.causes import Network
-from parity.lab import Lab, Maps, OnnxLab, onnx_of_weights
+from evaluation.runners import OnnxRuntimeRunner, Runner, open_loaded, open_runner
+from parity.lab import Lab, Maps, Network, OnnxLab, onnx_of_weights
 
 
 @dataclass
-class Side:
+class StagedModel:
     """model: its weights and record; None of a network that is not known here. runner: gives the probability map of
     whole images. lab: gives the stages (None where they cannot be had: the graph of somebody else). stages: those that
     it gives. notes: what a reader should know of it.
@@ -40,8 +39,8 @@ class Side:
 
     @property
     def network(self) -> Network | None:
-        """None where it is not known what is computed with the weights."""
-        if self.model is None or self.model.unread is not None:
+        """What the file says it is, which its own graph need not be; None if that is not known."""
+        if self.model is None or (self.model.unread is not None and self.model.bare):
             return None
         return Network(self.model.record.spec, self.model.weights)
 
@@ -69,8 +68,8 @@ class Side:
                 "origin": record.origin if record else None, "environment": self.runner.environment()}
 
 
-def open_side(path: str | Path, runner: str | None = None, device: str | None = None,
-              options: SourceOptions | None = None) -> Side:
+def open_staged(path: str | Path, runner: str | None = None, device: str | None = None,
+              options: SourceOptions | None = None) -> StagedModel:
     """Opens a model file for a comparison, with as many stages as it gives. An .onnx in ONNX Runtime is its own graph,
     made to give the stages that it computes under their names; in another graph's place it would prove nothing.
 
@@ -81,25 +80,26 @@ def open_side(path: str | Path, runner: str | None = None, device: str | None = 
         model = load_model(path, options)
     except UnknownNetworkError:
         opened = open_runner(path, runner, device, ("probability",), options=options)
-        return Side(path, None, opened, None, ("probability",), list(getattr(opened, "notes", ())))
+        return StagedModel(path, None, opened, None, ("probability",), list(getattr(opened, "notes", ())))
     if model.format == "onnx" and runner in (None, "onnxruntime") and not options.semantics:
-        return _own_graph(model, open_runner(path, runner, device, ("probability",), options=options))
+        return _own_graph(model, open_loaded(model, runner, device, ("probability",), options=options))
     chosen = runner or ("mindspore" if model.format in ("ckpt", "mindir") else "torch")
     stages: tuple[str, ...] = STAGES
     if chosen != "onnxruntime" and installed(chosen) and has_training_branch(model.weights):
         stages = STAGES + TRAINING_STAGES
-    opened = open_runner(path, runner, device, stages, options=options)
+    opened = open_loaded(model, runner, device, stages, options=options)
     notes = list(getattr(opened, "notes", ()))
     if isinstance(opened, OnnxRuntimeRunner):
-        return Side(path, model, opened, onnx_of_weights(model.record.spec, model.weights), STAGES, notes)
-    return Side(path, model, opened, cast(Lab, opened), stages, notes)  # both halves' runners give their parts
+        lab = onnx_of_weights(Network(model.record.spec, model.weights))
+        return StagedModel(path, model, opened, lab, STAGES, notes)
+    return StagedModel(path, model, opened, cast(Lab, opened), stages, notes)  # both halves' runners give their parts
 
 
-def _own_graph(model: LoadedModel, opened: Runner) -> Side:
-    notes = list(getattr(opened, "notes", ()))
+def _own_graph(model: LoadedModel, opened: Runner) -> StagedModel:
+    notes = [*getattr(opened, "notes", ()), *([f"{model.path.name}: {model.unread}"] if model.unread else [])]
     data = model.path.read_bytes()
     if opened.device == "cpu" and (stages := stages_within(parse(data))):
-        lab = OnnxLab(data, str(model.path), (model.record.spec, model.weights))
-        return Side(model.path, model, opened, lab, stages, notes)
+        lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights))
+        return StagedModel(model.path, model, opened, lab, stages, notes)
     notes.append(f"{model.path.name}: its graph does not name its stages, so only its probability is compared")
-    return Side(model.path, model, opened, None, ("probability",), notes)
+    return StagedModel(model.path, model, opened, None, ("probability",), notes)
