@@ -71,10 +71,9 @@ def parse(data: bytes) -> ModelProto:
         raise DbnetError(f"the graph cannot be read: {error}") from error
 
 
-def behind(model: ModelProto, stage: str) -> tuple[set[str], set[str]]:
-    """What a stage is computed from, back to other stages and the image: its values, itself among them, and weights."""
+def behind(model: ModelProto, stage: str) -> set[str]:
+    """The values that a stage is computed from, back to other stages and the image; itself among them."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    weights = {tensor.name for tensor in model.graph.initializer}
     found: set[str] = set()
     waiting = [stage]
     while waiting:
@@ -82,4 +81,4 @@ def behind(model: ModelProto, stage: str) -> tuple[set[str], set[str]]:
         if name not in found and name in makers and (name not in STAGES or name == stage):
             found.add(name)
             waiting += makers[name].input
-    return found, {name for value in found for name in makers[value].input if name in weights}
+    return found

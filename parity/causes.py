@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
-from dbnet.spec import TRAINING_STAGES, ModelSpec, PixelFormat
+from dbnet.spec import TRAINING_STAGES, PixelFormat
 from parity.graph_suspects import mended_labs
-from parity.lab import Lab, Network, OnnxLab, of_weights, onnx_of_weights
-from parity.suspects import Suspect, blind, by_semantics, by_weights
+from parity.lab import Lab, Network, OnnxLab, of_weights
+from parity.suspects import Suspect, by_semantics, by_weights
 
 #: Faults that may come together; more are told as far as they were found.
 MOST_FAULTS = 4
@@ -35,7 +34,7 @@ class Cause:
     explained: bool
 
 
-def find_causes(stage: str, candidate: Network, reference: Network | None, images: np.ndarray,
+def find_causes(stage: str, candidate: Network, reference: Network, images: np.ndarray,
                 maps: Mapping[str, np.ndarray], lab: Lab, tolerance: float) -> list[Cause]:
     """The causes of the difference at `stage`, each measured on top of those before; empty if none is known.
 
@@ -43,10 +42,8 @@ def find_causes(stage: str, candidate: Network, reference: Network | None, image
     earlier stages is left out. lab: the candidate as it runs, which may not be what its file says. Raises DbnetError as
     the runners do.
     """
-    known = reference.weights if reference else None
-    names = tensors_within(stage, candidate)
     if _residual(stage, candidate, images, maps) > tolerance:
-        return _search(stage, candidate, reference.spec if reference else None, known, names, images, maps, tolerance)
+        return _search(stage, candidate, reference, images, maps, tolerance)
     # What the file says of itself is right, but its graph or its runtime computes something else: what does?
     own = stage_alone(lab, stage, images, maps)
     error = relative_error(maps[stage], own)
@@ -66,15 +63,15 @@ def _in_the_graph(stage: str, lab: OnnxLab, images: np.ndarray, maps: Mapping[st
     return sorted(causes, key=lambda cause: cause.residual)
 
 
-def _search(stage: str, start: Network, spec: ModelSpec | None, known: Weights | None, names: list[str],
-            images: np.ndarray, maps: Mapping[str, np.ndarray], tolerance: float) -> list[Cause]:
+def _search(stage: str, start: Network, reference: Network, images: np.ndarray, maps: Mapping[str, np.ndarray],
+            tolerance: float) -> list[Cause]:
     """Mends `start` until its stage is the reference's: of all suspects each time the one that leaves the least."""
     causes: list[Cause] = []
     error = _residual(stage, start, images, maps)
     while error > tolerance and len(causes) < MOST_FAULTS:
         best: tuple[float, Suspect] | None = None
-        for suspect in _suspects(start, spec, known, names):
-            residual = _residual(stage, Network(suspect.spec, suspect.weights), images, maps)
+        for suspect in _suspects(start, reference):
+            residual = _residual(stage, suspect.mended, images, maps)
             if best is None or residual < best[0]:
                 best = residual, suspect
             if residual <= tolerance:
@@ -83,16 +80,14 @@ def _search(stage: str, start: Network, spec: ModelSpec | None, known: Weights |
             break
         residual, suspect = best
         causes.append(Cause(suspect.cause, suspect.what, error, residual, residual <= tolerance))
-        start, error = Network(suspect.spec, suspect.weights), residual
+        start, error = suspect.mended, residual
     return causes
 
 
-def _suspects(start: Network, spec: ModelSpec | None, known: Weights | None, names: list[str]) -> Iterator[Suspect]:
-    if known is not None:  # tensors are compared first: a rounded or swapped one must not pass for another epsilon
-        yield from by_weights(start.spec, start.weights, known)
-    yield from by_semantics(start.spec, start.weights, spec)
-    if known is None:
-        yield from blind(start.spec, start.weights, names)
+def _suspects(start: Network, reference: Network) -> Iterator[Suspect]:
+    """Tensors first: a rounded or swapped one must not pass for another epsilon."""
+    yield from by_weights(start, reference.weights)
+    yield from by_semantics(start, reference.spec)
 
 
 def _residual(stage: str, network: Network, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> float:
@@ -117,15 +112,6 @@ def stage_alone(lab: Lab, stage: str, images: np.ndarray, maps: Mapping[str, np.
     if stage in TRAINING_STAGES:
         return lab.run(images)[stage]
     return lab.parts(images, maps)[stage]
-
-
-def tensors_within(stage: str, network: Network) -> list[str]:
-    """The names of the weights that a stage is computed with."""
-    from converters.onnx_parts import behind
-    if stage in TRAINING_STAGES:
-        return [name for name in network.weights if name.startswith("head.thresh.")]
-    _, within = behind(onnx_of_weights(network).proto, stage)
-    return [name for name in network.weights if name in within]
 
 
 def first_layer(stage: str, candidate: OnnxLab, reference: OnnxLab, images: np.ndarray,

@@ -62,7 +62,7 @@ class OnnxLab:
     def layers(self, stage: str, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
         """The output of every layer inside a stage, by the module's name, and the stage, in the order of the graph."""
         from converters.onnx_parts import behind, layers_of, with_given_stages
-        within, _ = behind(self.proto, stage)
+        within = behind(self.proto, stage)
         found = self._run("layers", lambda: with_given_stages(self.proto, layers=True), images, maps)
         return {name: found[name] for name in [*layers_of(self.proto), stage]
                 if name in within and found[name].dtype == np.float32}

@@ -16,6 +16,7 @@ import numpy as np
 from converters.tensor_file import Weights
 from converters.weights import same_bits
 from dbnet.spec import ModelSpec
+from parity.lab import Network
 
 #: The names that a cause can have.
 CAUSES = ("stem_pool", "depthwise_padding", "bn_eps", "step_function", "se_gate", "concat_order", "color_order",
@@ -35,32 +36,31 @@ _STEMS = ("backbone.conv1.weight", "backbone.features.0.weight")
 
 @dataclass(frozen=True, eq=False)
 class Suspect:
-    """cause: of CAUSES. what: in words. spec, weights: the candidate mended of it."""
+    """cause: of CAUSES. what: in words. mended: the candidate without it."""
 
     cause: str
     what: str
-    spec: ModelSpec
-    weights: Weights
+    mended: Network
 
 
-def by_semantics(spec: ModelSpec, weights: Weights, reference: ModelSpec | None) -> Iterator[Suspect]:
-    """One field changed; the reference's value first, or alone where it is known."""
+def by_semantics(candidate: Network, reference: ModelSpec) -> Iterator[Suspect]:
+    """One field changed, to the reference's value first. Others are tried too: a record may be wrong."""
     hints = get_type_hints(ModelSpec)
     for name, cause in FIELDS.items():
-        if name != "norm_eps" and name not in spec.relevant_semantics():
+        if name != "norm_eps" and name not in candidate.spec.relevant_semantics():
             continue
-        mine = getattr(spec, name)
-        values: tuple[Any, ...] = EPSILONS if name == "norm_eps" else get_args(hints[name])  # none for a number
-        if reference is not None:
-            values = (getattr(reference, name), *values)
-        for value in dict.fromkeys(values):
+        mine = getattr(candidate.spec, name)
+        others: tuple[Any, ...] = EPSILONS if name == "norm_eps" else get_args(hints[name])  # none for a number
+        for value in dict.fromkeys((getattr(reference, name), *others)):
             # A gate that is not there has no weights either.
             if value != mine and "none" not in (value, mine):
-                yield Suspect(cause, f"{name} is {mine}, not {value}", replace(spec, **{name: value}), weights)
+                mended = replace(candidate, spec=replace(candidate.spec, **{name: value}))
+                yield Suspect(cause, f"{name} is {mine}, not {value}", mended)
 
 
-def by_weights(spec: ModelSpec, weights: Weights, reference: Weights) -> Iterator[Suspect]:
+def by_weights(candidate: Network, reference: Weights) -> Iterator[Suspect]:
     """Tensors that differ from the reference's in a way that has a name; mended are all that differ in that way."""
+    weights = candidate.weights
     differing = [name for name, array in weights.items()
                  if name in reference and reference[name].shape == array.shape
                  and not same_bits(np.asarray(array, np.float32), np.asarray(reference[name], np.float32))]
@@ -71,7 +71,8 @@ def by_weights(spec: ModelSpec, weights: Weights, reference: Weights) -> Iterato
             ways.setdefault(way, []).append(name)
     for (cause, how), names in ways.items():
         told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        yield Suspect(cause, f"{told}: {how}", spec, {**weights, **{name: reference[name] for name in names}})
+        mended = replace(candidate, weights={**weights, **{name: reference[name] for name in names}})
+        yield Suspect(cause, f"{told}: {how}", mended)
 
 
 def _way(name: str, differing: list[str], weights: Weights, reference: Weights) -> tuple[str, str] | None:
@@ -135,31 +136,3 @@ def _is_scaled(mine: np.ndarray, right: np.ndarray) -> bool:
             return False
     return True
 
-
-def blind(spec: ModelSpec, weights: Weights, names: list[str]) -> Iterator[Suspect]:
-    """Where the reference's weights are unknown: the faults that can be undone without them, in the tensors `names`."""
-    for name in names:
-        if name in _JOINED:
-            joined = {n: reversed_blocks(np.asarray(weights[n])) for n in _JOINED if n in weights}
-            yield Suspect("concat_order", f"{name}: it joins p2..p5 in the other order", spec, {**weights, **joined})
-        if name in _STEMS:
-            turned = np.ascontiguousarray(np.asarray(weights[name])[:, ::-1])
-            yield Suspect("color_order", f"{name}: its input channels are in the other order of colours", spec,
-                          {**weights, name: turned})
-    for name in names:
-        array = np.asarray(weights[name])
-        if array.ndim == 4 and array.shape[2] == array.shape[3] > 1:
-            yield Suspect("transposed_kernel", f"{name}: rows and columns are swapped", spec,
-                          {**weights, name: np.ascontiguousarray(array.swapaxes(2, 3))})
-        if array.ndim == 4 and array.shape[0] == array.shape[1] > 1:
-            yield Suspect("transposed_kernel", f"{name}: inputs and outputs are swapped", spec,
-                          {**weights, name: np.ascontiguousarray(array.swapaxes(0, 1))})
-    for name in names:
-        if name.endswith(".gamma"):
-            path = name.removesuffix(".gamma")
-            for pair in (("gamma", "beta"), ("moving_mean", "beta"), ("gamma", "moving_variance"),
-                         ("moving_mean", "moving_variance")):
-                a, b = (f"{path}.{leaf}" for leaf in pair)
-                if a in weights and b in weights:
-                    yield Suspect("swapped_tensors", f"{a} and {b} are swapped", spec,
-                                  {**weights, a: weights[b], b: weights[a]})
