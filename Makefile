@@ -6,6 +6,7 @@ MINDSPORE_OLD ?= 2.7.0
 RUN := $(VENV)/bin/python -m
 PARITY := --require mindspore,torch,onnxruntime
 PYTEST_ARGS ?=
+WORKERS ?= 2
 MINUTES ?= 10
 FILES ?=
 SEED ?=
@@ -20,8 +21,8 @@ help:  ## this list
 demo: $(VENV)/.complete  ## convert an embedded checkpoint through every format, run it in the three runtimes, write a report
 	$(VENV)/bin/dbnet demo
 
-test: $(VENV)/.complete  ## the tools and the proofs, without the long cases
-	$(RUN) pytest tests parity $(PARITY) $(PYTEST_ARGS)
+test: $(VENV)/.complete  ## the tools and the proofs, without the long cases; WORKERS=2 at a time
+	$(RUN) pytest tests parity $(PARITY) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-full: $(VENV)/.complete  ## everything, the long cases too (all 200 images)
 	$(RUN) pytest tests parity $(PARITY) -m "" $(PYTEST_ARGS)

@@ -6,12 +6,11 @@ Exit codes of every command: 0 done or same, 1 a negative verdict, 2 usage, 3 co
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
 
-from dbnet.errors import DbnetError
+from dbnet.cli.ending import exit_code_of
 from dbnet.version import VERSION
 
 #: command -> (module:function, one line of help). The help stands here so that listing imports nothing.
@@ -19,7 +18,7 @@ COMMANDS = {
     "convert": ("dbnet.cli.convert:convert", "Convert weights between .ckpt, .pth, .onnx and .safetensors."),
     "export": ("dbnet.cli.export:export", "Write an .onnx for deployment (old opset, no training branch)."),
     "inspect": ("dbnet.cli.inspect:inspect", "Say what a weight file holds."),
-    "compare": ("dbnet.cli.compare:compare", "Compare two models: their weights, or maps and boxes of images."),
+    "compare": ("dbnet.cli.compare:compare", "Compare two models: stages, causes, boxes, scores; a report."),
     "evaluate": ("dbnet.cli.evaluate:evaluate", "Score a model on a data set."),
     "train": ("dbnet.cli.train:train", "Train a detector as a recipe says, in PyTorch or MindSpore."),
     "data": ("dbnet.cli.data:data", "Convert, check and show data sets as they were published."),
@@ -29,8 +28,6 @@ COMMANDS = {
     "specs": ("dbnet.cli.specs:specs", "List the known networks with their sizes."),
     "demo": ("dbnet.cli.demo:demo", "Convert, run and compare an embedded model; write a report."),
 }
-
-USAGE, FAILED = 2, 3
 
 
 class LazyGroup(click.Group):
@@ -59,40 +56,15 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line and turns every failure into one line and an exit code."""
-    try:
-        from dbnet.shadow import check_shadowing
-        check_shadowing()
-        # Not cli.main(): it would answer a closed pipe with exit code 1, which is a verdict here.
-        with cli.make_context("dbnet", sys.argv[1:]) as context:
-            cli.invoke(context)
-        sys.stdout.flush()
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(USAGE)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted")
-    except DbnetError as error:
-        _fail(str(error))
-    except BrokenPipeError:  # the reader of our output left, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else a full disk is told again at exit
-        _fail(f"{error.filename or 'standard output'}: {error.strerror or error}; check the path and its permissions")
-    except MemoryError:
-        _fail("not enough memory; close other programs or use a smaller input")
-    except Exception as error:  # a bug of ours, but a traceback is not for users
-        if os.environ.get("DBNET_TRACEBACK"):
-            raise
-        _fail(f"internal error, please report it ({type(error).__name__}: {error}); "
-              f"set DBNET_TRACEBACK=1 to see where it happened")
+    sys.exit(exit_code_of(_run))
 
 
-def _fail(message: str) -> None:
-    print(f"dbnet: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(FAILED)
+def _run() -> None:
+    from dbnet.shadow import check_shadowing
+    check_shadowing()
+    # Not cli.main(): it would answer a closed pipe with exit code 1, which is a verdict here.
+    with cli.make_context("dbnet", sys.argv[1:], obj=sys.argv[1:]) as context:
+        cli.invoke(context)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ FAMILIES: dict[str, tuple[PixelFormat, BoxRule]] = {
     "mhliao": (MHLIAO_PIXELS, MHLIAO_BOXES),
     "mmocr": (MMOCR_PIXELS, MMOCR_BOXES),
 }
+#: Why two pixel formats give one network other numbers: fields of PixelFormat that belong together.
+PIXEL_PARTS: dict[str, tuple[str, ...]] = {
+    "resize_rule": ("resize", "size", "ignore_orientation"), "color_order": ("colour",),
+    "normalization": ("mean", "std"),
+}
 #: For error messages.
 CHOICES = ", ".join(FAMILIES)
 #: Pixels on a side.
@@ -119,6 +124,20 @@ def told(pixels: PixelFormat) -> str:
     """For people, in one phrase."""
     stored = " as stored" if pixels.ignore_orientation else ""
     return f"{pixels.colour} {pixels.resize} {pixels.size}{stored}"
+
+
+def pixel_causes(candidate: PixelFormat, reference: PixelFormat) -> list[tuple[str, str, PixelFormat]]:
+    """(cause, in words, the candidate's pixels mended of it and of those before), for all in which two formats differ.
+    """
+    found = []
+    for cause, names in PIXEL_PARTS.items():
+        right = {name: getattr(reference, name) for name in names}
+        wrong = [f"{name} is {getattr(candidate, name)}, not {value}" for name, value in right.items()
+                 if getattr(candidate, name) != value]
+        if wrong:
+            candidate = replace(candidate, **right)
+            found.append((cause, "; ".join(wrong), candidate))
+    return found
 
 
 def _check_size(pixels: PixelFormat, text: str) -> None:

@@ -8,31 +8,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import shapely
 
 from dbnet.errors import DbnetError
-from dbnet.geometry import areas, intersection_areas
 from dbnet.postprocess import boxes_from_map
-from dbnet.preprocess import prepare, read_bytes
+from dbnet.preprocess import Prepared, prepare, read_bytes
 from dbnet.sample import Detection
 from dbnet.spec import BoxRule
 from evaluation import pictures
+from evaluation.box_pairs import Pairs, pair_boxes
+from evaluation.box_reasons import MOST, BoxDifference, OneSide, differences
 from evaluation.detect import probability_map
-from evaluation.evaluate import versions
+from evaluation.pipeline import naming
 from evaluation.runners import Runner
 
 #: Largest difference in probability of two models that are the same: 24-bit arithmetic in another order stays below.
 TOLERANCE = 1e-4
-#: Boxes with this intersection over union are one box that moved.
-SAME_BOX = 0.5
 
 
 @dataclass(frozen=True)
 class Boxes:
     """What became of the boxes of A in B. a, b: how many there are. identical: with the same corners; moved: with other
-    corners that overlap by IoU > SAME_BOX, at most by `max_shift` pixels of the image (Hausdorff distance of the
+    corners that overlap by IoU > 0.5, at most by `max_shift` pixels of the image (Hausdorff distance of the
     outlines); lost: in A only; invented: in B only.
     """
 
@@ -56,7 +53,7 @@ class Boxes:
 @dataclass(frozen=True)
 class ImageComparison:
     """max_abs, mean_abs: of the maps' difference, None where their sizes differ. sizes: (height, width) of both maps.
-    crc32: of the image's file.
+    crc32: of the image's file. differences: the boxes that are not the same, the worst of them first, with reasons.
     """
 
     name: str
@@ -65,6 +62,7 @@ class ImageComparison:
     sizes: tuple[tuple[int, int], tuple[int, int]]
     boxes: Boxes
     crc32: int
+    differences: Sequence[BoxDifference] = ()
 
     @property
     def same(self) -> bool:
@@ -110,11 +108,18 @@ class MapComparison:
                  "passed": passed, "other_sizes": self.other_sizes}
         verdict = "same" if self.same else "different"
         return {
-            "verdict": verdict if self.images else None, "stages": [stage], "boxes": asdict(self.boxes),
+            "verdict": verdict if self.images else None, "stages": [stage],
+            "boxes": asdict(self.boxes) | {"differences": self._differences()},
             "images": {image.name: {"max_abs": image.max_abs, "mean_abs": image.mean_abs,
                                     "sizes": [list(size) for size in image.sizes], "boxes": asdict(image.boxes),
                                     "crc32": image.crc32} for image in self.images},
             "failed": self.failed}
+
+    def _differences(self) -> list[dict[str, Any]]:
+        """The worst of all images, the worst first."""
+        found = [(image.name, difference) for image in self.images for difference in image.differences]
+        found.sort(key=lambda one: one[1].rank, reverse=True)
+        return [{"image": name} | difference.to_dict() for name, difference in found[:MOST]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,89 +129,80 @@ class Side:
     runner: Runner
     rule: BoxRule
 
-    def settings(self, file: Path) -> dict[str, Any]:
-        """What its boxes are made with, plain values."""
-        spec, notes = self.runner.spec, list(getattr(self.runner, "notes", ()))
-        return {"file": str(file), "runner": self.runner.name, "device": self.runner.device,
-                "model": getattr(self.runner, "digest", None), "spec": spec.name, "semantics": spec.semantics(),
-                "pixels": asdict(spec.pixels), "boxes": asdict(self.rule), "environment": self.runner.environment(),
-                **({"notes": notes} if notes else {})}
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one model makes of an image: its probability map (h, w) float32, of which the image covers the top left,
+    `covered` (height, width), and its boxes in pixels of the image.
+    """
+
+    probability: np.ndarray
+    boxes: list[Detection]
+    covered: tuple[int, int]
+
+
+#: Told of every image that both models ran on: what came of it, its path, and what each found.
+Observer = Callable[[ImageComparison, Path, Found, Found], object]
 
 
 def compare_maps(a: Side, b: Side, images: Sequence[tuple[str, str]],
-                 progress: Callable[[int, int], object] | None = None) -> MapComparison:
+                 progress: Callable[[MapComparison, int], object] | None = None,
+                 observe: Observer | None = None) -> MapComparison:
     """Both models on each image, (name, path), each with its own pixels and box rule.
 
     An image that cannot be read, or that a model cannot run on, is told in `failed`. progress: called after every
-    image with (images done, images in all).
+    image with what there is so far and how many images there are in all.
     """
     result = MapComparison()
-    for i, (name, path) in enumerate(images, start=1):
+    for name, path in images:
         try:
-            result.images.append(_compared(a, b, name, Path(path)))
+            with naming(Path(path)):
+                compared, *found = _compared(a, b, name, Path(path))
+            result.images.append(compared)
+            if observe:
+                observe(compared, Path(path), *found)
         except DbnetError as error:
-            problem = str(error)
-            result.failed.append(problem if problem.startswith(f"{path}: ") else f"{path}: {problem}")
-        except MemoryError:
-            result.failed.append(f"{path}: there is not enough memory for it; make the image smaller")
-        except cv2.error as error:
-            result.failed.append(f"{path}: OpenCV cannot work on it ({error.err}); make the image smaller")
+            result.failed.append(str(error))
         if progress:
-            progress(i, len(images))
+            progress(result, len(images))
     return result
 
 
-def report(comparison: MapComparison, sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """For --json. sides: `a` and `b`, the `settings` of each."""
-    return {**comparison.to_dict(), **sides, "versions": versions()}
-
-
-def _compared(a: Side, b: Side, name: str, path: Path) -> ImageComparison:
+def _compared(a: Side, b: Side, name: str, path: Path) -> tuple[ImageComparison, Found, Found]:
     data = read_bytes(path)
-    (map_a, boxes_a), (map_b, boxes_b) = (_found(side, data, path) for side in (a, b))
+    ready = _prepared(a, data, path)
+    found_a = _found(a, ready)
+    found_b = _found(b, ready if a.runner.spec.pixels == b.runner.spec.pixels else _prepared(b, data, path))
+    map_a, map_b = found_a.probability, found_b.probability
     max_abs = mean_abs = None
     if map_a.shape == map_b.shape:
         difference = np.abs(map_a - map_b)
         max_abs, mean_abs = float(difference.max()), float(difference.mean(dtype=np.float64))
     sizes = (map_a.shape[0], map_a.shape[1]), (map_b.shape[0], map_b.shape[1])
-    return ImageComparison(name, max_abs, mean_abs, sizes, compare_boxes(boxes_a, boxes_b), zlib.crc32(data.tobytes()))
+    pairs = pair_boxes(found_a.boxes, found_b.boxes)
+    reasons = differences(OneSide(map_a, found_a.covered, a.rule, found_a.boxes),
+                          OneSide(map_b, found_b.covered, b.rule, found_b.boxes), pairs)
+    compared = ImageComparison(name, max_abs, mean_abs, sizes, _counted(pairs), zlib.crc32(data.tobytes()), reasons)
+    return compared, found_a, found_b
 
 
-def _found(side: Side, data: np.ndarray, path: Path) -> tuple[np.ndarray, list[Detection]]:
-    """The probability map (h, w) float32, and the boxes in pixels of the image."""
+def _prepared(side: Side, data: np.ndarray, path: Path) -> Prepared:
     pixels = side.runner.spec.pixels
-    ready = prepare(pictures.decode(data, path, pixels.ignore_orientation), pixels)
+    return prepare(pictures.decode(data, path, pixels.ignore_orientation), pixels)
+
+
+def _found(side: Side, ready: Prepared) -> Found:
     found = probability_map(side.runner, ready.tensor)
-    return found, boxes_from_map(found, **asdict(side.rule), resized_size=ready.resized_size,
-                                 original_size=ready.original_size)
+    return Found(found, boxes_from_map(found, **asdict(side.rule), resized_size=ready.resized_size,
+                                       original_size=ready.original_size), ready.resized_size)
 
 
 def compare_boxes(a: list[Detection], b: list[Detection]) -> Boxes:
-    """Pairs the boxes of two models on one image: first those with the same corners, then the most overlapping."""
-    rest_a, rest_b = [detection.polygon for detection in a], [detection.polygon for detection in b]
-    identical = 0
-    for polygon in list(rest_a):
-        twin = next((i for i, other in enumerate(rest_b) if np.array_equal(polygon, other)), None)
-        if twin is not None:
-            del rest_b[twin]
-            identical += 1
-            rest_a = [other for other in rest_a if other is not polygon]
-    shifts = []
-    for i, j in _overlapping(rest_a, rest_b):
-        outlines = [shapely.LinearRing(polygon) for polygon in (rest_a[i], rest_b[j])]
-        shifts.append(float(shapely.hausdorff_distance(*outlines)))
-    return Boxes(len(a), len(b), identical, len(shifts), max(shifts, default=0.0), len(rest_a) - len(shifts),
-                 len(rest_b) - len(shifts))
+    """Pairs the boxes of two models on one image, see `pair_boxes`, and counts."""
+    return _counted(pair_boxes(a, b))
 
 
-def _overlapping(a: list[np.ndarray], b: list[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs with IoU > SAME_BOX, each box in one at most, the most overlapping first."""
-    shared = intersection_areas(a, b)
-    union = areas(a)[:, np.newaxis] + areas(b) - shared
-    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    pairs: list[tuple[int, int]] = []
-    while iou.size and iou.max() > SAME_BOX:
-        i, j = (int(at) for at in np.unravel_index(iou.argmax(), iou.shape))
-        pairs.append((i, j))
-        iou[i], iou[:, j] = 0, 0
-    return pairs
+def _counted(pairs: Pairs) -> Boxes:
+    same, moved, lost, invented = (len(part) for part in (pairs.identical, pairs.moved, pairs.lost, pairs.invented))
+    return Boxes(same + moved + lost, same + moved + invented, same, moved,
+                 max((shift for *_, shift in pairs.moved), default=0.0), lost, invented)

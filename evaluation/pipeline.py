@@ -161,7 +161,7 @@ def _step(stage: Callable[[Any], Any], failed: Callable[[Sample, DbnetError], An
             return item
         sample = item if isinstance(item, Sample) else item.sample
         try:
-            with _naming(sample):
+            with naming(sample.image):
                 return stage(item)
         except DbnetError as error:
             if failed is None:
@@ -237,15 +237,15 @@ def check_workers(workers: int | None) -> int | None:
 
 
 @contextlib.contextmanager
-def _naming(sample: Sample) -> Iterator[None]:
+def naming(image: Path) -> Iterator[None]:
     """Puts the image's path before the message of a DbnetError, and makes one where memory is short."""
     try:
         yield
     except DbnetError as error:
-        if str(error).startswith(" ".join(f"{sample.image}: ".split())):
+        if str(error).startswith(" ".join(f"{image}: ".split())):
             raise
-        raise DbnetError(f"{sample.image}: {error}") from error
+        raise DbnetError(f"{image}: {error}") from error
     except MemoryError as error:
-        raise DbnetError(f"{sample.image}: there is not enough memory for it; make the image smaller") from error
+        raise DbnetError(f"{image}: there is not enough memory for it; make the image smaller") from error
     except cv2.error as error:
-        raise DbnetError(f"{sample.image}: OpenCV cannot work on it ({error.err}); make the image smaller") from error
+        raise DbnetError(f"{image}: OpenCV cannot work on it ({error.err}); make the image smaller") from error

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 
 from dbnet.errors import DbnetError
-from dbnet.spec import TRAINING_STAGES, PixelFormat
-from parity.graph_suspects import mended_labs
+from dbnet.spec import TRAINING_STAGES
+from parity.folded import in_like_terms
+from parity.graph_suspects import GraphFault, graph_faults
 from parity.lab import Lab, Network, OnnxLab, of_weights
-from parity.suspects import Suspect, by_semantics, by_weights
+from parity.suspects import Fault, Faults, faults, guesses
 
-#: Faults that may come together; more are told as far as they were found.
-MOST_FAULTS = 4
 #: A suspect that leaves more than this share of the error explains nothing.
 LEAST_GAIN = 0.5
+#: Probabilities below say no text: errors of a map without any are not measured by its largest value.
+LEAST = 0.1
+#: Which of several faults, by their places.
+Chosen = frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -34,77 +38,168 @@ class Cause:
     explained: bool
 
 
-def find_causes(stage: str, candidate: Network, reference: Network, images: np.ndarray,
-                maps: Mapping[str, np.ndarray], lab: Lab, tolerance: float) -> list[Cause]:
-    """The causes of the difference at `stage`, each measured on top of those before; empty if none is known.
+@dataclass(frozen=True, eq=False)
+class Side:
+    """network: what its file says. lab: as it runs, which may be something else."""
 
-    maps: the reference's stages of `images` (N, 3, H, W), from which the stage is computed: what it inherits from
-    earlier stages is left out. lab: the candidate as it runs, which may not be what its file says. Raises DbnetError as
-    the runners do.
+    network: Network
+    lab: Lab
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The stage where two models part, and the reference's stages of `images` (N, 3, H, W), from which it is computed:
+    what it inherits from earlier ones is left out."""
+
+    stage: str
+    images: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    tolerance: float
+
+    def alone(self, lab: Lab) -> np.ndarray:
+        return stage_alone(lab, self.stage, self.images, self.maps)
+
+    def of(self, network: Network) -> np.ndarray:
+        return self.alone(of_weights(network))
+
+    def error(self, right: np.ndarray, own: np.ndarray) -> float:
+        return relative_error(right, own, least_of(self.stage))
+
+
+def find_causes(scene: Scene, candidate: Side, reference: Side) -> list[Cause]:
+    """The causes of the difference, each measured on top of those before; empty if none is known.
+
+    First what the candidate's own graph does otherwise than its file says, then the reference's, then what the files
+    say. Raises DbnetError as the runners do.
     """
-    if _residual(stage, candidate, images, maps) > tolerance:
-        return _search(stage, candidate, reference, images, maps, tolerance)
-    # What the file says of itself is right, but its graph or its runtime computes something else: what does?
-    own = stage_alone(lab, stage, images, maps)
-    error = relative_error(maps[stage], own)
-    if isinstance(lab, OnnxLab) and (causes := _in_the_graph(stage, lab, images, maps, error, tolerance)):
+    right, own = scene.maps[scene.stage], scene.alone(candidate.lab)
+    said, meant = scene.of(candidate.network), scene.of(reference.network)
+    causes: list[Cause] = []
+    if scene.error(said, own) > scene.tolerance:
+        causes += _in_the_graph(scene, candidate, said, own, lambda mended: scene.error(right, mended))
+        own = said if causes else own
+    if scene.error(meant, right) > scene.tolerance:
+        told = _in_the_graph(scene, reference, meant, right, lambda mended: scene.error(mended, own))
+        causes += [replace(cause, what=f"of the reference: {cause.what}") for cause in told]
+        right = meant if told else right
+    if (error := scene.error(right, said)) > scene.tolerance:
+        causes += _in_the_files(scene, candidate.network, reference.network, right, error)
+        if causes and own is not said and (error := scene.error(said, own)) > scene.tolerance:
+            causes.append(Cause("unknown", "it computes something else than its file says", error, error, False))
         return causes
+    if causes:
+        return causes
+    error = scene.error(right, own)
     return [Cause("unknown", "the same weights and semantics are within the tolerance where they are computed anew: "
                              "look at the runtime, its precision and its version", error, error, False)]
 
 
-def _in_the_graph(stage: str, lab: OnnxLab, images: np.ndarray, maps: Mapping[str, np.ndarray], error: float,
-                  tolerance: float) -> list[Cause]:
-    causes = []
-    for cause, what, mended in mended_labs(lab):
-        residual = relative_error(maps[stage], stage_alone(mended, stage, images, maps))
-        if residual <= error * LEAST_GAIN:
-            causes.append(Cause(cause, what, error, residual, residual <= tolerance))
-    return sorted(causes, key=lambda cause: cause.residual)
+def _in_the_graph(scene: Scene, side: Side, said: np.ndarray, own: np.ndarray,
+                  far: Callable[[np.ndarray], float]) -> list[Cause]:
+    """Why a graph's stage is `own`, and not `said` as its record and weights want it. far: from the other side."""
+    if not isinstance(side.lab, OnnxLab):
+        return []
+    found, tolerance = graph_faults(side.lab, side.network), scene.tolerance
+
+    @cache
+    def mended(chosen: Chosen) -> np.ndarray | None:
+        try:
+            return scene.alone(found.mended([found.known[i] for i in chosen])) if chosen else own
+        except DbnetError:  # a graph that does not work without the others
+            return None
+
+    def error(chosen: Chosen, to: Callable[[np.ndarray], float]) -> float:
+        return math.inf if (stage := mended(chosen)) is None else to(stage)
+    needed = _needed(len(found.known), partial(error, to=lambda stage: scene.error(said, stage)), tolerance)
+    return _told(found.known, needed, partial(error, to=far), tolerance)
 
 
-def _search(stage: str, start: Network, reference: Network, images: np.ndarray, maps: Mapping[str, np.ndarray],
-            tolerance: float) -> list[Cause]:
-    """Mends `start` until its stage is the reference's: of all suspects each time the one that leaves the least."""
+def _in_the_files(scene: Scene, candidate: Network, reference: Network, right: np.ndarray, error: float) -> list[Cause]:
+    """What records and tensors say otherwise; if that is not all, what they do not say."""
+    most: list[Cause] = []
+    start = candidate
+    for mine, theirs in in_like_terms(candidate, reference):
+        causes, mended = _said_otherwise(scene, faults(mine, theirs), right, error)
+        if causes and causes[-1].explained:
+            return causes
+        if causes and not most:
+            most, start = causes, mended
+    return [*most, *_guessed(scene, start, right, most[-1].residual if most else error)]
+
+
+def _said_otherwise(scene: Scene, found: Faults, right: np.ndarray, error: float) -> tuple[list[Cause], Network]:
+    """The known faults that explain the error, and the candidate without them."""
+    def mended(chosen: Chosen) -> Network:
+        return found.mended([found.known[i] for i in chosen])
+
+    @cache
+    def residual(chosen: Chosen) -> float:
+        return scene.error(right, scene.of(mended(chosen))) if chosen else error
+    needed = _needed(len(found.known), residual, scene.tolerance)
+    return _told(found.known, needed, residual, scene.tolerance), mended(needed)
+
+
+def _guessed(scene: Scene, start: Network, right: np.ndarray, error: float) -> list[Cause]:
+    """A record may be wrong: other values of one field after the other, if they leave nothing unexplained."""
     causes: list[Cause] = []
-    error = _residual(stage, start, images, maps)
-    while error > tolerance and len(causes) < MOST_FAULTS:
-        best: tuple[float, Suspect] | None = None
-        for suspect in _suspects(start, reference):
-            residual = _residual(stage, suspect.mended, images, maps)
-            if best is None or residual < best[0]:
-                best = residual, suspect
-            if residual <= tolerance:
-                break
-        if best is None or not best[0] <= error * LEAST_GAIN:
-            break
-        residual, suspect = best
-        causes.append(Cause(suspect.cause, suspect.what, error, residual, residual <= tolerance))
-        start, error = suspect.mended, residual
+    while error > scene.tolerance:
+        tried = [(guess, replace(start, spec=replace(start.spec, **{guess.field: guess.value})))
+                 for guess in guesses(start)]
+        residuals = [scene.error(right, scene.of(mended)) for _, mended in tried]
+        residual = min(residuals, default=math.inf)
+        if not residual <= LEAST_GAIN * error or not tried:
+            return []
+        best, start = tried[residuals.index(residual)]
+        causes.append(Cause(best.cause, best.what, error, residual, residual <= scene.tolerance))
+        error = residual
     return causes
 
 
-def _suspects(start: Network, reference: Network) -> Iterator[Suspect]:
-    """Tensors first: a rounded or swapped one must not pass for another epsilon."""
-    yield from by_weights(start, reference.weights)
-    yield from by_semantics(start, reference.spec)
+def _needed(count: int, residual: Callable[[Chosen], float], tolerance: float) -> Chosen:
+    """Those of so many faults that explain the difference: with them mended nothing is left, and each is needed. If
+    more is left whatever is mended, those that halve it, one after the other.
+
+    All together first: of several faults, one alone may leave as much as there was."""
+    needed = frozenset(range(count))
+    if needed and residual(needed) <= tolerance:
+        for i in range(count):
+            if len(needed) > 1 and residual(needed - {i}) <= tolerance:
+                needed -= {i}
+        return needed
+    chosen: Chosen = frozenset()
+    while rest := sorted(needed - chosen):
+        best = min((chosen | {i} for i in rest), key=residual)
+        if not residual(best) <= LEAST_GAIN * residual(chosen):
+            break
+        chosen = best
+    return chosen
 
 
-def _residual(stage: str, network: Network, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> float:
-    """The error of a network's stage; infinite for a network that cannot be."""
-    try:
-        own = stage_alone(of_weights(network), stage, images, maps)
-    except DbnetError:
-        return math.inf
-    return relative_error(maps[stage], own)
+def _told(known: Sequence[Fault | GraphFault], needed: Chosen, residual: Callable[[Chosen], float],
+          tolerance: float) -> list[Cause]:
+    """The causes, each time the one first that leaves the least."""
+    causes: list[Cause] = []
+    chosen: Chosen = frozenset()
+    while rest := sorted(needed - chosen):
+        best = min(rest, key=lambda i: residual(chosen | {i}))
+        before, left = residual(chosen), residual(chosen | {best})
+        causes.append(Cause(known[best].cause, known[best].what, before, left, left <= tolerance))
+        chosen |= {best}
+    return causes
 
 
-def relative_error(right: np.ndarray, own: np.ndarray) -> float:
-    """Largest error over the largest value of `right`; infinite for another shape, NaN or Inf."""
+def least_of(stage: str) -> float:
+    """What errors of a stage are relative to at least."""
+    return LEAST if stage in ("probability", *TRAINING_STAGES) else 0.0
+
+
+def relative_error(right: np.ndarray, own: np.ndarray, least: float = 0.0) -> float:
+    """Largest error over the largest value of `right`, or `least` if that is more; infinite for another shape, NaN or
+    Inf."""
     if own.shape != right.shape or not np.isfinite(own).all():
         return math.inf
     wide = right.astype(np.float64)
-    return float(np.abs(wide - own).max() / (np.abs(wide).max() or 1.0))
+    return float(np.abs(wide - own).max() / (max(float(np.abs(wide).max()), least) or 1.0))
 
 
 def stage_alone(lab: Lab, stage: str, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -125,17 +220,3 @@ def first_layer(stage: str, candidate: OnnxLab, reference: OnnxLab, images: np.n
         if relative_error(right, theirs[name]) > tolerance:
             return name
     return None
-
-
-def pixel_causes(candidate: PixelFormat, reference: PixelFormat) -> list[tuple[str, str, PixelFormat]]:
-    """(cause, in words, the candidate's pixels mended of it), for all in which two pixel formats differ."""
-    found = []
-    for cause, names in (("resize_rule", ("resize", "size", "ignore_orientation")), ("color_order", ("colour",)),
-                         ("normalization", ("mean", "std"))):
-        right = {name: getattr(reference, name) for name in names}
-        wrong = [f"{name} is {getattr(candidate, name)}, not {value}" for name, value in right.items()
-                 if getattr(candidate, name) != value]
-        if wrong:
-            candidate = replace(candidate, **right)
-            found.append((cause, "; ".join(wrong), candidate))
-    return found

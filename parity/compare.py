@@ -99,20 +99,3 @@ def compare_stages(reference: Mapping[str, np.ndarray], candidate: Mapping[str, 
 def first_divergence(comparisons: Sequence[Comparison]) -> Comparison | None:
     """The first stage that fails, in order; everything behind it may only have inherited its error."""
     return next((c for c in comparisons if not c.passed), None)
-
-
-def table(comparisons: Sequence[Comparison], referee: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """The comparisons as text. referee: runner name -> stage -> distance to float64, printed beside."""
-    referee = referee or {}
-    header = ["stage", "max abs", "max rel", "tolerance", "mismatched", "spread",
-              *(f"{name} to float64" for name in referee), ""]
-    rows = [[c.stage, f"{c.max_abs:.2e}", f"{c.max_rel:.2e}", f"{c.tolerance:.0e}", f"{c.mismatched}/{c.size}",
-             f"{c.reference_spread:.2f}", *(f"{values.get(c.stage, float('nan')):.2e}" for values in referee.values()),
-             "ok" if c.passed else f"FAILS at {c.worst_index}"] for c in comparisons]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in [header, *rows]]
-    diverged = first_divergence(comparisons)
-    if diverged is not None:
-        lines.append(f"first divergence: {diverged.stage}")
-    return "\n".join(lines)

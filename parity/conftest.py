@@ -1,53 +1,21 @@
-"""Options, header and report of `pytest parity/`."""
+"""What `pytest parity/` gives its tests. Its options and its report are in `parity.plugin`."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import shutil
 from typing import Any
 
 import pytest
 
-from converters.writing import check_report, write_text
-from dbnet.errors import DbnetError
 from dbnet.extras import OPTIONAL, installed
-from dbnet.running import parse_device
-from evaluation.evaluate import versions
-from parity.cases import RUNNERS, Lab
-
-#: Rows that tests add for --report.
-ROWS = pytest.StashKey[list[dict[str, Any]]]()
+from parity import plugin
+from parity.cases import Lab
+from parity.two_models import TwoModels
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("parity")
-    group.addoption("--require", default="", metavar="A,B", help="Runners that must be there: a missing one fails.")
-    group.addoption("--device", default=None, help="Device for the framework that has it: Ascend, cuda:0, ...")
-    group.addoption("--report", default=None, metavar="FILE", help="Write every comparison as JSON (replaced).")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
-    unknown = set(_required(config)) - set(RUNNERS)
-    if unknown:
-        raise pytest.UsageError(f"--require {','.join(sorted(unknown))}: runners are {', '.join(RUNNERS)}")
-    try:
-        parse_device(config.getoption("--device") or "cpu")
-        if config.getoption("--report"):
-            check_report(Path(config.getoption("--report")))
-    except DbnetError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    from importlib import metadata
-    found = [f"{name} {metadata.version(name) if installed(name) else 'missing'}" for name in RUNNERS]
-    return [f"parity: {', '.join(found)}; device {config.getoption('--device') or 'cpu'}",
-            "parity: " + ", ".join(f"{name} {version}" for name, version in versions().items())]
-
-
-def _required(config: pytest.Config) -> list[str]:
-    return [name.strip() for name in config.getoption("--require").split(",") if name.strip()]
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.hasplugin(plugin.__name__):  # dbnet.pytest_plugin may have been first
+        pluginmanager.register(plugin, plugin.__name__)
 
 
 @pytest.fixture(scope="session")
@@ -60,25 +28,41 @@ def available(pytestconfig: pytest.Config) -> Any:
             if installed(module):
                 continue
             message = f"{module} is not installed: pip install 'dbnet-parity[{OPTIONAL[module][0]}]'"
-            (pytest.fail if module in _required(pytestconfig) else pytest.skip)(message)
+            (pytest.fail if module in plugin.required(pytestconfig) else pytest.skip)(message)
 
     return check
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Lab:
+def lab(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Any:
     """The models, runners and outputs of this session."""
-    return Lab(tmp_path_factory.mktemp("parity"), pytestconfig.getoption("--device"))
+    folder = tmp_path_factory.mktemp("parity")
+    yield Lab(folder, plugin.option(pytestconfig, "device"))
+    _tidied(folder, pytestconfig)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Any, pytestconfig: pytest.Config) -> Any:
+    yield tmp_path
+    _tidied(tmp_path, pytestconfig)
+
+
+def _tidied(folder: Any, config: pytest.Config) -> None:
+    """Where no pyproject.toml says otherwise pytest keeps the folders of three runs: weight files by the gigabyte."""
+    if config.getini("tmp_path_retention_policy") == "all":
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def two_models(pytestconfig: pytest.Config) -> TwoModels:
+    """The models of --reference and --candidate."""
+    wanted = pytestconfig.stash[plugin.WANTED]
+    if wanted is None:
+        pytest.skip("compares any two models: give --reference FILE --candidate FILE")
+    return TwoModels(wanted)
 
 
 @pytest.fixture
 def report(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Any:
     """A function that adds a row to --report."""
-    return lambda **row: pytestconfig.stash[ROWS].append({"test": request.node.nodeid, **row})
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--report")
-    if path:
-        data = {"versions": versions(), "exit_status": int(session.exitstatus), "rows": session.config.stash[ROWS]}
-        write_text(Path(path), json.dumps(data, indent=1) + "\n")
+    return lambda **row: pytestconfig.stash[plugin.ROWS].append({"test": request.node.nodeid, **row})

@@ -13,7 +13,7 @@ from dbnet.errors import DbnetError, short
 from dbnet.extras import installed, onnxruntime_errors, require
 from dbnet.running import check_images, has_training_branch
 from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
-from evaluation.runners import archive
+from evaluation.runners import Runner, archive
 
 Maps = dict[str, np.ndarray]
 
@@ -88,6 +88,20 @@ class OnnxLab:
             return dict(zip(names, session.run(names, fed), strict=True))
         except onnxruntime_errors(ort) as error:
             raise DbnetError(f"{self._where}: ONNX Runtime failed at {images.shape}: {short(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class ByWeights:
+    """Stages computed from the weights that were read from somebody's graph; the probability is the graph's own."""
+
+    lab: Lab
+    runner: Runner
+
+    def run(self, images: np.ndarray) -> Maps:
+        return self.lab.run(images) | {"probability": self.runner.run(images)["probability"]}
+
+    def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
+        return self.lab.parts(images, maps)
 
 
 def of_weights(network: Network, precision: Literal["float32", "float64"] = "float32") -> Lab:

@@ -15,19 +15,18 @@ import numpy as np
 
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
+from dbnet.pixel_formats import pixel_causes
 from dbnet.preprocess import prepare
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
-from parity.causes import Cause, find_causes, first_layer, pixel_causes, relative_error, stage_alone
+from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
-from parity.lab import Maps, OnnxLab, of_weights, onnx_of_weights
+from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
 from parity.staged import StagedModel
 from parity.tolerances import Tolerances, tolerances
 
 PIXELS = "pixels"
 #: Of pixels normalised in float32, relative to the largest.
 PIXEL_TOLERANCE = 1e-5
-#: Probabilities below say no text: errors of a map without any are not measured by its largest value.
-LEAST = 0.1
 #: The photograph's part that the stages are compared on, height and width at most, in pixels.
 INPUT = (320, 480)
 #: The same where every suspect is run.
@@ -56,7 +55,7 @@ class StageRow:
 class ModelComparison:
     """verdict: `same` (no value differs), `within tolerance` or `different`. first: the first stage that differs, with
     the layer in it. causes: why, as far as known. own: the stages with an error of their own. notes: what could not be
-    compared.
+    compared. shown: the first stage that differs, or else the worst, with both maps, for pictures.
     """
 
     verdict: str
@@ -66,6 +65,7 @@ class ModelComparison:
     causes: list[Cause] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    shown: tuple[str, np.ndarray, np.ndarray] | None = None
 
     @property
     def cause(self) -> str | None:
@@ -111,8 +111,9 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
     _compare_pixels(reference, candidate, pictures, result)
     fixed = _only_size(reference, candidate)
     images = network_input(pictures[0], reference.pixels, fixed=fixed)
-    ours, theirs = reference.run(images), candidate.run(images)
     wide = _wider(reference, candidate)
+    reference, candidate = (_with_stages(side, images, wide, result) for side in (reference, candidate))
+    ours, theirs = reference.run(images), candidate.run(images)
     alike = all(ours[stage].shape == theirs[stage].shape for stage in ours if stage in theirs)
     parts = candidate.parts(images, ours) if alike else None
     exact = _exact(reference, images) if referee else {}
@@ -123,9 +124,34 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
         if alone := [stage for stage in order if stage in maps and stage not in other]:
             result.notes.append(f"only {who} gives {', '.join(alone)}: not compared")
     _judge(result)
-    if result.first is not None and result.first != PIXELS:
-        _explain(result, reference, candidate, pictures[0], images, wide)
+    result.shown = _shown(result, ours, theirs)
+    first = next((row.stage for row in result.rows if not row.passed and row.stage != PIXELS), None)
+    if first is not None:  # the pixels may differ too: the network's faults are told after theirs
+        try:
+            _explain(result, first, reference, candidate, pictures[0], images, wide)
+        except DbnetError as error:
+            result.notes.append(f"looking for a cause failed: {error}")
     return result
+
+
+def _with_stages(side: StagedModel, images: np.ndarray, wide: Tolerances, result: ModelComparison) -> StagedModel:
+    """A model whose graph does not name its stages, with the stages of the weights that were read from it, if these
+    give the graph's own probability."""
+    if set(STAGES) <= set(side.stages):
+        return side
+    why = ""
+    if side.network is not None:
+        lab = of_weights(side.network)
+        own, again = (each.run(images)["probability"] for each in (side.runner, lab))
+        far = relative_error(own, again, least_of("probability"))
+        if far <= wide.probability:
+            result.notes.append(f"{side.path.name}: its graph does not name its stages; they are computed from the "
+                                f"weights that were read from it, which give its own probability but for {far:.0e}")
+            return replace(side, lab=ByWeights(lab, side.runner), stages=STAGES)
+        why = f", and the weights that were read from it give another probability (by {far:.0e})"
+    result.notes.append(f"{side.path.name}: its graph does not name its stages{why}, so only those that it names are "
+                        f"compared")
+    return side
 
 
 def _only_size(*sides: StagedModel) -> tuple[int, int] | None:
@@ -200,9 +226,8 @@ def _exact(reference: StagedModel, images: np.ndarray) -> Maps:
 
 
 def _row(stage: str, ours: Maps, theirs: Maps, parts: Maps | None, wide: Tolerances, exact: Maps) -> StageRow:
-    tolerance = wide.of(stage)
+    tolerance, least = wide.of(stage), least_of(stage)
     try:
-        least = LEAST if stage in ("probability", *TRAINING_STAGES) else 0.0
         comparison = compare(stage, ours[stage], theirs[stage], tolerance, constant_is_known=True, least=least)
         isolated = None
         if parts is not None and stage in parts:
@@ -210,7 +235,7 @@ def _row(stage: str, ours: Maps, theirs: Maps, parts: Maps | None, wide: Toleran
     except DbnetError as error:
         return StageRow(stage, None, why=str(error).removeprefix(f"{stage}: "))
     far = (None, None) if stage not in exact else (
-        relative_error(exact[stage], ours[stage]), relative_error(exact[stage], theirs[stage]))
+        relative_error(exact[stage], ours[stage], least), relative_error(exact[stage], theirs[stage], least))
     return StageRow(stage, comparison, isolated, far)
 
 
@@ -227,28 +252,41 @@ def _judge(result: ModelComparison) -> None:
     result.notes += [f"{stage}: the reference is constant, which proves nothing" for stage in constant]
 
 
-def _explain(result: ModelComparison, reference: StagedModel, candidate: StagedModel, picture: np.ndarray,
+def _shown(result: ModelComparison, ours: Maps, theirs: Maps) -> tuple[str, np.ndarray, np.ndarray] | None:
+    rows = [row for row in result.rows if row.comparison is not None and row.stage in ours]
+    if not rows:
+        return None
+    worst = max(rows, key=lambda row: row.comparison.max_rel / row.comparison.tolerance if row.comparison else 0.0)
+    stage = next((row.stage for row in rows if not row.passed), worst.stage)
+    return stage, ours[stage], theirs[stage]
+
+
+def _explain(result: ModelComparison, stage: str, reference: StagedModel, candidate: StagedModel, picture: np.ndarray,
              large: np.ndarray, wide: Tolerances) -> None:
-    """Causes and layer of the first divergence, on a small input unless it cannot be seen there."""
-    stage = result.first
-    assert stage is not None
-    apart = next((row for row in result.rows if row.comparison is None), None)
-    if apart is not None:
+    """Causes and layer of a divergence at `stage`, on a small input unless it cannot be seen there."""
+    apart = next((row for row in result.rows if row.comparison is None and row.stage != PIXELS), None)
+    if apart is not None and not _is_numberless(apart):
         result.notes.append(f"no cause was looked for: {apart.stage} cannot be compared ({apart.why})")
         return
     known, suspect = reference.network, candidate.network
     common = set(reference.stages) & set(candidate.stages)
-    if candidate.lab is None or known is None or suspect is None or not set(STAGES) <= common:
+    if not candidate.lab or not reference.lab or not known or not suspect or not set(STAGES) <= common:
         result.notes.append("no cause was looked for: one of the models does not give its stages")
         return
     small = large if _only_size(reference, candidate) else network_input(picture, reference.pixels, SMALL)
     for images in (small, large):
         maps = reference.run(images)
-        if relative_error(maps[stage], stage_alone(candidate.lab, stage, images, maps)) > wide.of(stage):
+        scene = Scene(stage, images, maps, wide.of(stage))
+        if scene.error(maps[stage], scene.alone(candidate.lab)) > scene.tolerance:
             break
-    result.causes = find_causes(stage, suspect, known, images, maps, candidate.lab, wide.of(stage))
-    if stage not in TRAINING_STAGES:
+    result.causes += find_causes(scene, Side(suspect, candidate.lab), Side(known, reference.lab))
+    if stage == result.first and stage not in TRAINING_STAGES:
         result.layer = first_layer(stage, _graph(candidate), _graph(reference), images, maps, wide.of(stage))
+
+
+def _is_numberless(row: StageRow) -> bool:
+    """Whether a stage was not compared since the candidate computes NaN or Inf there, which a cause may well have."""
+    return "candidate holds NaN" in row.why
 
 
 def _graph(side: StagedModel) -> OnnxLab:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,9 @@ from parity.lab import Lab, Maps, Network, OnnxLab, onnx_of_weights
 
 @dataclass
 class StagedModel:
-    """model: its weights and record; None of a network that is not known here. runner: gives the probability map of
-    whole images. lab: gives the stages (None where they cannot be had: the graph of somebody else). stages: those that
-    it gives. notes: what a reader should know of it.
+    """model: its weights and record; None of a network that is not known here. runner: who runs it. lab: gives the
+    stages (None where they cannot be had: the graph of somebody else). stages: those that it gives. notes: what a
+    reader should know of it. again: opens it for the probability alone, where `runner` gives more.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class StagedModel:
     lab: Lab | None
     stages: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    again: Callable[[], Runner] | None = None
 
     @property
     def pixels(self) -> PixelFormat:
@@ -50,6 +52,10 @@ class StagedModel:
         shape = getattr(self.runner, "shape", (None,) * 4)
         return shape[2], shape[3]
 
+    def for_images(self) -> Runner:
+        """Who gives the probability of whole images and nothing else, for every stage costs time to copy."""
+        return self.runner if self.again is None else self.again()
+
     def run(self, images: np.ndarray) -> Maps:
         """Its stages, chained from the images."""
         return self.runner.run(images) if self.lab is None else self.lab.run(images)
@@ -63,13 +69,15 @@ class StagedModel:
     def told(self) -> dict[str, Any]:
         """For reports."""
         record = None if self.model is None else self.model.record
-        return {"file": str(self.path), "spec": self.runner.spec.name, "runner": self.runner.name,
-                "device": self.runner.device, "sha256": record.sha256 if record else None,
-                "origin": record.origin if record else None, "environment": self.runner.environment()}
+        spec = self.runner.spec
+        return {"file": str(self.path), "spec": spec.name, "runner": self.runner.name, "device": self.runner.device,
+                "sha256": record.sha256 if record else None, "model": getattr(self.runner, "digest", None),
+                "origin": record.origin if record else None, "semantics": spec.semantics(),
+                "pixels": asdict(spec.pixels), "notes": self.notes, "environment": self.runner.environment()}
 
 
 def open_staged(path: str | Path, runner: str | None = None, device: str | None = None,
-              options: SourceOptions | None = None) -> StagedModel:
+                options: SourceOptions | None = None, threads: int | None = None) -> StagedModel:
     """Opens a model file for a comparison, with as many stages as it gives. An .onnx in ONNX Runtime is its own graph,
     made to give the stages that it computes under their names; in another graph's place it would prove nothing.
 
@@ -79,20 +87,22 @@ def open_staged(path: str | Path, runner: str | None = None, device: str | None 
     try:
         model = load_model(path, options)
     except UnknownNetworkError:
-        opened = open_runner(path, runner, device, ("probability",), options=options)
+        opened = open_runner(path, runner, device, ("probability",), threads, options)
         return StagedModel(path, None, opened, None, ("probability",), list(getattr(opened, "notes", ())))
     if model.format == "onnx" and runner in (None, "onnxruntime") and not options.semantics:
-        return _own_graph(model, open_loaded(model, runner, device, ("probability",), options=options))
+        return _own_graph(model, open_loaded(model, runner, device, ("probability",), threads, options))
     chosen = runner or ("mindspore" if model.format in ("ckpt", "mindir") else "torch")
     stages: tuple[str, ...] = STAGES
     if chosen != "onnxruntime" and installed(chosen) and has_training_branch(model.weights):
         stages = STAGES + TRAINING_STAGES
-    opened = open_loaded(model, runner, device, stages, options=options)
+    opened = open_loaded(model, runner, device, stages, threads, options)
     notes = list(getattr(opened, "notes", ()))
+    again = partial(open_loaded, model, runner, device, ("probability",), threads, options)
     if isinstance(opened, OnnxRuntimeRunner):
         lab = onnx_of_weights(Network(model.record.spec, model.weights))
-        return StagedModel(path, model, opened, lab, STAGES, notes)
-    return StagedModel(path, model, opened, cast(Lab, opened), stages, notes)  # both halves' runners give their parts
+        return StagedModel(path, model, opened, lab, STAGES, notes, again)
+    lab_of_half = cast(Lab, opened)  # both halves' runners give their parts
+    return StagedModel(path, model, opened, lab_of_half, stages, notes, again)
 
 
 def _own_graph(model: LoadedModel, opened: Runner) -> StagedModel:
@@ -101,5 +111,4 @@ def _own_graph(model: LoadedModel, opened: Runner) -> StagedModel:
     if opened.device == "cpu" and (stages := stages_within(parse(data))):
         lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights))
         return StagedModel(model.path, model, opened, lab, stages, notes)
-    notes.append(f"{model.path.name}: its graph does not name its stages, so only its probability is compared")
     return StagedModel(model.path, model, opened, None, ("probability",), notes)

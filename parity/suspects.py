@@ -1,22 +1,18 @@
-"""What may be wrong with a model that differs from another: known differences, each with the model mended of it.
+"""Differences between models that have a name: in what their records say, and in their tensors.
 
-Data in, data out: a suspect is a cause's name and the spec and weights with which it would be gone. Whether it is the
-cause is seen by running them (`parity.causes`).
+`Fault`s are what two models are known to differ in; a candidate is mended of any of them apart from the others. What
+the records do not tell, for one of them may be wrong, is guessed: `guesses`.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
-
-from converters.tensor_file import Weights
-from converters.weights import same_bits
 from dbnet.spec import ModelSpec
 from parity.lab import Network
+from parity.tensor_ways import Difference, Way, differences
 
 #: The names that a cause can have.
 CAUSES = ("stem_pool", "depthwise_padding", "bn_eps", "step_function", "se_gate", "concat_order", "color_order",
@@ -29,110 +25,72 @@ FIELDS = {"stem_pool": "stem_pool", "depthwise_padding": "depthwise_padding", "n
           "step_function": "step_function", "k": "step_function"}
 #: What projects use for the epsilon of batch norms.
 EPSILONS = (1e-5, 1e-3, 1e-4, 1e-6, 2e-5, 1e-2)
-#: Convolutions whose input is the four joined maps.
-_JOINED = ("head.segm.0.weight", "head.thresh.0.weight", "neck.fuse.conv.weight")
-_STEMS = ("backbone.conv1.weight", "backbone.features.0.weight")
 
 
 @dataclass(frozen=True, eq=False)
-class Suspect:
-    """cause: of CAUSES. what: in words. mended: the candidate without it."""
+class Fault:
+    """cause: of CAUSES. what: in words. way: in which tensors differ, or None; field, value: of the spec, and what it
+    should be."""
 
     cause: str
     what: str
-    mended: Network
+    way: Way | None = None
+    field: str = ""
+    value: Any = None
 
 
-def by_semantics(candidate: Network, reference: ModelSpec) -> Iterator[Suspect]:
-    """One field changed, to the reference's value first. Others are tried too: a record may be wrong."""
+@dataclass(frozen=True, eq=False)
+class Faults:
+    """All that a candidate is known to differ in from a reference."""
+
+    candidate: Network
+    reference: Network
+    known: list[Fault]
+    tensors: list[Difference]
+
+    def mended(self, faults: Collection[Fault]) -> Network:
+        """The candidate without some of its faults."""
+        spec = replace(self.candidate.spec, **{fault.field: fault.value for fault in faults if fault.field})
+        ways = {fault.way for fault in faults if fault.way is not None}
+        weights = dict(self.candidate.weights)
+        for each in self.tensors:
+            if ways.issuperset(each.ways):
+                weights[each.name] = self.reference.weights[each.name]
+            elif each.moved is not None and each.ways[0] in ways:
+                weights[each.name] = each.moved
+        return Network(spec, weights)
+
+
+def faults(candidate: Network, reference: Network) -> Faults:
+    """What is known: tensors first, for a rounded or swapped one must not pass for another epsilon."""
+    tensors = list(differences(candidate.weights, reference.weights))
+    names: dict[Way, list[str]] = {}
+    for each in tensors:
+        for way in each.ways:
+            names.setdefault(way, []).append(each.name)
+    known = [Fault(way[0], f"{_some(found)}: {way[1]}", way) for way, found in names.items()]
+    for field, cause in FIELDS.items():
+        mine, right = getattr(candidate.spec, field), getattr(reference.spec, field)
+        # A gate that is not there has no weights either.
+        if mine != right and "none" not in (mine, right) and _matters(field, candidate.spec, reference.spec):
+            known.append(Fault(cause, f"{field} is {mine}, not {right}", field=field, value=right))
+    return Faults(candidate, reference, known, tensors)
+
+
+def guesses(candidate: Network) -> Iterator[Fault]:
+    """Every other value that a field of the spec could have."""
     hints = get_type_hints(ModelSpec)
-    for name, cause in FIELDS.items():
-        if name != "norm_eps" and name not in candidate.spec.relevant_semantics():
-            continue
-        mine = getattr(candidate.spec, name)
-        others: tuple[Any, ...] = EPSILONS if name == "norm_eps" else get_args(hints[name])  # none for a number
-        for value in dict.fromkeys((getattr(reference, name), *others)):
-            # A gate that is not there has no weights either.
-            if value != mine and "none" not in (value, mine):
-                mended = replace(candidate, spec=replace(candidate.spec, **{name: value}))
-                yield Suspect(cause, f"{name} is {mine}, not {value}", mended)
+    for field, cause in FIELDS.items():
+        mine = getattr(candidate.spec, field)
+        others: tuple[Any, ...] = EPSILONS if field == "norm_eps" else get_args(hints[field])  # none for a number
+        for value in others:
+            if value != mine and "none" not in (value, mine) and _matters(field, candidate.spec):
+                yield Fault(cause, f"{field} is {mine}, not {value}", field=field, value=value)
 
 
-def by_weights(candidate: Network, reference: Weights) -> Iterator[Suspect]:
-    """Tensors that differ from the reference's in a way that has a name; mended are all that differ in that way."""
-    weights = candidate.weights
-    differing = [name for name, array in weights.items()
-                 if name in reference and reference[name].shape == array.shape
-                 and not same_bits(np.asarray(array, np.float32), np.asarray(reference[name], np.float32))]
-    ways: dict[tuple[str, str], list[str]] = {}
-    for name in differing:
-        way = _way(name, differing, weights, reference)
-        if way is not None:
-            ways.setdefault(way, []).append(name)
-    for (cause, how), names in ways.items():
-        told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        mended = replace(candidate, weights={**weights, **{name: reference[name] for name in names}})
-        yield Suspect(cause, f"{told}: {how}", mended)
+def _matters(field: str, *specs: ModelSpec) -> bool:
+    return field == "norm_eps" or any(field in spec.relevant_semantics() for spec in specs)
 
 
-def _way(name: str, differing: list[str], weights: Weights, reference: Weights) -> tuple[str, str] | None:
-    """(cause, how) of one tensor that differs, None if it is no difference that is known."""
-    mine, right = (np.asarray(array, np.float32) for array in (weights[name], reference[name]))
-    if not mine.any() and right.any() and name.endswith((".bias", ".beta")):
-        return "missing_bias", "is zero"
-    if name in _STEMS and mine.shape[1] == 3 and np.array_equal(mine[:, ::-1], right):
-        return "color_order", "its input channels are in the other order of colours"
-    if name in _JOINED and np.array_equal(reversed_blocks(mine), right):
-        return "concat_order", "it joins p2..p5 in the other order"
-    if mine.ndim == 4 and (how := _transposition(mine, right)) is not None:
-        return "transposed_kernel", how
-    other = next((n for n in differing if n != name and reference[n].shape == mine.shape
-                  and np.array_equal(mine, np.asarray(reference[n], np.float32))), None)
-    if other is not None:
-        return "swapped_tensors", "holds another tensor's values"
-    if mine.ndim and _is_permuted(mine, right):
-        return "swapped_tensors", "its channels are in another order"
-    if _is_rounded(mine, right):
-        return "precision", "is rounded"
-    if name in _STEMS and _is_scaled(mine, right):
-        return "normalization", "is scaled by channel"
-    return None
-
-
-def reversed_blocks(kernel: np.ndarray) -> np.ndarray:
-    """A kernel (O, I, h, w) for the four joined maps in the other order."""
-    return np.concatenate(np.split(kernel, 4, axis=1)[::-1], axis=1)
-
-
-def _transposition(mine: np.ndarray, right: np.ndarray) -> str | None:
-    for axes in itertools.permutations(range(4)):
-        turned = mine.transpose(axes)
-        if turned.shape == right.shape:
-            for flipped in ((), (2, 3), (2,), (3,)):
-                if (axes != (0, 1, 2, 3) or flipped) and np.array_equal(np.flip(turned, flipped), right):
-                    return "its axes are in another order" if not flipped else "its kernels are mirrored"
-    return None
-
-
-def _is_permuted(mine: np.ndarray, right: np.ndarray) -> bool:
-    """Whether the channels of an axis are the other's, in another order."""
-    for axis in range(min(2, mine.ndim)):
-        rows = [np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in (mine, right)]
-        if len(rows[0]) > 1 and sorted(row.tobytes() for row in rows[0]) == sorted(row.tobytes() for row in rows[1]):
-            return True
-    return False
-
-
-def _is_rounded(mine: np.ndarray, right: np.ndarray) -> bool:
-    """Whether the values agree to a format of fewer digits: 8 bits of bfloat16, of float16 below 1."""
-    scale = np.maximum(np.abs(right), np.float32(2.0**-14))
-    return bool((np.abs(mine - right) <= scale * np.float32(2.0**-7)).all())
-
-
-def _is_scaled(mine: np.ndarray, right: np.ndarray) -> bool:
-    for channel in range(mine.shape[1]):
-        a, b = mine[:, channel].ravel(), right[:, channel].ravel()
-        if not b.any() or np.abs(a * (a @ b) - b * (a @ a)).max() > 1e-4 * np.abs(a).max() * abs(a @ b):
-            return False
-    return True
-
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,7 +8,8 @@ import pytest
 
 from dbnet.spec import STAGES
 from parity.cases import CASES, PAIRS, RUNNERS, SIZES, marked
-from parity.compare import compare_stages, table
+from parity.compare import compare_stages
+from parity.told import rows_of, stage_table
 from parity.tolerances import tolerances
 
 
@@ -22,8 +23,8 @@ def test_stage(case, pair, stage, lab, available, report):
         mine = next(c for c in comparisons if c.stage == stage)
         report(case=case, pair=pair, input=size, **asdict(mine))
         if not mine.passed:
-            referee = {name: lab.to_float64(case, name, size) for name in pair}
-            pytest.fail(f"{case} at {size}, {pair[0]} against {pair[1]}\n{table(comparisons, referee)}", pytrace=False)
+            rows = rows_of(comparisons, [lab.to_float64(case, name, size) for name in pair])
+            pytest.fail(f"{case} at {size}, {' against '.join(pair)}\n{stage_table(rows, pair)}", pytrace=False)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
@@ -36,4 +37,5 @@ def test_distance_to_float64(case, runner, lab, available, report):
         for comparison in comparisons:
             report(case=case, pair=("float64", runner), input=size, **asdict(comparison))
         if not all(c.passed for c in comparisons):
-            pytest.fail(f"{case} at {size}, {runner} against float64\n{table(comparisons)}", pytrace=False)
+            rows = rows_of(comparisons)
+            pytest.fail(f"{case} at {size}, {runner} against float64\n{stage_table(rows)}", pytrace=False)

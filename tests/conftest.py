@@ -6,6 +6,7 @@ Where the data folder is, and what its absence means, is said in `parity.data`.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from parity import data
 ROOT = data.ROOT
 
 # Read by OpenMP when the first framework is imported; more threads than cores make the runs slower and less alike.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example of a test may import OpenCV. Derandomised in CI, where a failure must come again.
 settings.register_profile("local", deadline=None)

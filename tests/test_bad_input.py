@@ -15,11 +15,13 @@ from converters.check import weight_map
 from converters.formats import codec
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
+from tests.running import command
 
 SMALL = "db_mv3_paddle"
 
 
-def dbnet(*arguments, **kwargs) -> subprocess.CompletedProcess:
+def process(*arguments, **kwargs) -> subprocess.CompletedProcess:
+    """In a process of its own; `command` for the many that need none."""
     return subprocess.run([sys.executable, "-m", "dbnet", *map(str, arguments)], capture_output=True, text=True,
                           timeout=120, check=False, **kwargs)
 
@@ -57,7 +59,7 @@ def torch_names() -> dict[str, np.ndarray]:
 def test_truncated(tmp_path, good, suffix, share):
     raw = good[suffix].read_bytes()
     (tmp_path / f"a.{suffix}").write_bytes(raw[:int(len(raw) * share)])
-    done = dbnet("convert", tmp_path / f"a.{suffix}", tmp_path / ("b.pth" if suffix != "pth" else "b.ckpt"))
+    done = command("convert", tmp_path / f"a.{suffix}", tmp_path / ("b.pth" if suffix != "pth" else "b.ckpt"))
     require_refused(done, f"a.{suffix}", *(["empty"] if share == 0 else []))
     assert [p.name for p in tmp_path.iterdir()] == [f"a.{suffix}"]
 
@@ -66,7 +68,7 @@ def test_truncated_between_two_records(tmp_path):
     weights = seeded_weights(SPECS["dbnet_mobilenetv3"])
     names = list(weights)
     write(tmp_path / "a.ckpt", {name: weights[name] for name in names[:200]}, "ckpt")
-    require_refused(dbnet("convert", tmp_path / "a.ckpt", tmp_path / "b.pth"), " missing", names[200])
+    require_refused(command("convert", tmp_path / "a.ckpt", tmp_path / "b.pth"), " missing", names[200])
 
 
 @pytest.mark.parametrize(("name", "content", "word"), [
@@ -78,14 +80,14 @@ def test_truncated_between_two_records(tmp_path):
 ])
 def test_not_weights(tmp_path, name, content, word):
     (tmp_path / name).write_bytes(content)
-    require_refused(dbnet("convert", tmp_path / name, tmp_path / "b.safetensors"), name, word)
+    require_refused(command("convert", tmp_path / name, tmp_path / "b.safetensors"), name, word)
 
 
 @pytest.mark.parametrize(("is_a", "named"), [
     ("ckpt", "pth"), ("pth", "ckpt"), ("onnx", "ckpt"), ("safetensors", "onnx"), ("pth", "safetensors")])
 def test_wrong_suffix(tmp_path, good, is_a, named):
     (tmp_path / f"a.{named}").write_bytes(good[is_a].read_bytes())
-    require_refused(dbnet("convert", tmp_path / f"a.{named}", tmp_path / "b.safetensors"), f"a.{named}")
+    require_refused(command("convert", tmp_path / f"a.{named}", tmp_path / "b.safetensors"), f"a.{named}")
 
 
 class Evil:
@@ -102,7 +104,7 @@ def test_a_pickle_that_would_run_code(tmp_path, name):
             archive.writestr("archive/version", "3\n")
     else:
         (tmp_path / name).write_bytes(data)
-    done = dbnet("convert", tmp_path / name, tmp_path / "b.ckpt", cwd=tmp_path, env={
+    done = process("convert", tmp_path / name, tmp_path / "b.ckpt", cwd=tmp_path, env={
         **os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
     require_refused(done, name, "system")
     assert not (tmp_path / "pwned").exists()
@@ -130,7 +132,7 @@ def test_faulty_tensors(tmp_path, change, words):
     else:
         tensors["head.segm.1.running_var"] = -tensors["head.segm.1.running_var"]
     write(tmp_path / "a.pth", tensors)
-    require_refused(dbnet("convert", tmp_path / "a.pth", tmp_path / "b.ckpt"), "a.pth", *words)
+    require_refused(command("convert", tmp_path / "a.pth", tmp_path / "b.ckpt"), "a.pth", *words)
     assert not (tmp_path / "b.ckpt").exists()
 
 
@@ -141,11 +143,11 @@ def test_training_state_beside_the_weights(tmp_path):
     tensors.update({f"ema.{n}": a for n, a in weights.items() if n.endswith("variance")})
     tensors.update({f"moments.{n}": a * 0 for n, a in weights.items() if n.endswith(("weight", "gamma", "beta"))})
     write(tmp_path / "a.ckpt", tensors, "ckpt")
-    require_refused(dbnet("convert", tmp_path / "a.ckpt", tmp_path / "b.pth"), "training file", "--take plain",
+    require_refused(command("convert", tmp_path / "a.ckpt", tmp_path / "b.pth"), "training file", "--take plain",
                     "--take ema")
     assert not (tmp_path / "b.pth").exists()
     for take, factor in (("plain", 1.0), ("ema", 0.5)):
-        done = dbnet("convert", tmp_path / "a.ckpt", tmp_path / f"{take}.pth", "--take", take)
+        done = command("convert", tmp_path / "a.ckpt", tmp_path / f"{take}.pth", "--take", take)
         assert done.returncode == 0, done.stderr
         loaded = converters.load_weights(tmp_path / f"{take}.pth")
         assert np.array_equal(loaded["neck.out.0.weight"], weights["neck.out.0.weight"] * np.float32(factor))
@@ -153,15 +155,15 @@ def test_training_state_beside_the_weights(tmp_path):
 
 def test_target_exists(tmp_path, good):
     (tmp_path / "b.pth").write_text("mine")
-    require_refused(dbnet("convert", good["ckpt"], tmp_path / "b.pth"), "--force")
+    require_refused(command("convert", good["ckpt"], tmp_path / "b.pth"), "--force")
     assert (tmp_path / "b.pth").read_text() == "mine"
-    assert dbnet("convert", good["ckpt"], tmp_path / "b.pth", "--force").returncode == 0
+    assert command("convert", good["ckpt"], tmp_path / "b.pth", "--force").returncode == 0
 
 
 def test_a_failing_conversion_leaves_a_forced_target_alone(tmp_path, good):
     (tmp_path / "b.pth").write_text("mine")
     (tmp_path / "a.ckpt").write_bytes(good["ckpt"].read_bytes()[:-1000])
-    require_refused(dbnet("convert", tmp_path / "a.ckpt", tmp_path / "b.pth", "--force"))
+    require_refused(command("convert", tmp_path / "a.ckpt", tmp_path / "b.pth", "--force"))
     assert (tmp_path / "b.pth").read_text() == "mine"
 
 
@@ -174,14 +176,14 @@ def test_source_is_target(tmp_path, good, link):
         target = tmp_path / "b.ckpt"
         target.symlink_to(source)
     before = source.read_bytes()
-    require_refused(dbnet("convert", source, target, "--force"), "source itself")
+    require_refused(command("convert", source, target, "--force"), "source itself")
     assert source.read_bytes() == before
 
 
 def test_no_such_folder_or_file(tmp_path, good):
-    require_refused(dbnet("convert", good["ckpt"], tmp_path / "no" / "b.pth"), "no such folder")
-    require_refused(dbnet("convert", tmp_path / "no.ckpt", tmp_path / "b.pth"), "no.ckpt", "cannot be read")
-    require_refused(dbnet("convert", tmp_path, tmp_path / "b.pth"), "is a folder")
+    require_refused(command("convert", good["ckpt"], tmp_path / "no" / "b.pth"), "no such folder")
+    require_refused(command("convert", tmp_path / "no.ckpt", tmp_path / "b.pth"), "no.ckpt", "cannot be read")
+    require_refused(command("convert", tmp_path, tmp_path / "b.pth"), "is a folder")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX resource limits")
@@ -222,7 +224,7 @@ def test_unwritable_folder(tmp_path, good):
 
 @pytest.mark.parametrize("shape", [(100, 100), (0, 32), (736, 1281), (-32, 64)])
 def test_sizes_must_be_multiples_of_32(tmp_path, good, shape):
-    done = dbnet("export", good["ckpt"], tmp_path / "b.onnx", "--data-shape", *shape)
+    done = command("export", good["ckpt"], tmp_path / "b.onnx", "--data-shape", *shape)
     require_refused(done, "multiples of 32")
     assert list(tmp_path.iterdir()) == []
 
@@ -230,12 +232,12 @@ def test_sizes_must_be_multiples_of_32(tmp_path, good, shape):
 @pytest.mark.parametrize("arguments", [["convert"], ["nonsense"], ["convert", "a.ckpt", "b.pth", "--frobnicate"],
                                        ["compare", "a.ckpt"], ["convert", "a", "b", "--set", "x"]])
 def test_wrong_usage_is_exit_2(arguments):
-    done = dbnet(*arguments)
+    done = command(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 def test_unknown_names_are_told(tmp_path, good):
-    require_refused(dbnet("convert", good["ckpt"], tmp_path / "b.pth", "--to", "mmocr9"), "choose one of")
-    require_refused(dbnet("convert", good["ckpt"], tmp_path / "b.pth", "--spec", "dbnet_r18"), "dbnet_resnet18")
-    require_refused(dbnet("convert", good["ckpt"], tmp_path / "b.bin"), "choose .ckpt")
+    require_refused(command("convert", good["ckpt"], tmp_path / "b.pth", "--to", "mmocr9"), "choose one of")
+    require_refused(command("convert", good["ckpt"], tmp_path / "b.pth", "--spec", "dbnet_r18"), "dbnet_resnet18")
+    require_refused(command("convert", good["ckpt"], tmp_path / "b.bin"), "choose .ckpt")

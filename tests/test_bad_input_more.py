@@ -18,7 +18,8 @@ from dbnet.errors import DbnetError
 from dbnet.record import Record
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
-from tests.test_bad_input import dbnet, require_refused
+from tests.running import command
+from tests.test_bad_input import require_refused
 
 SMALL = "db_mv3_paddle"
 
@@ -51,16 +52,16 @@ def test_a_checkpoint_may_begin_like_text(tmp_path, name):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_refused_and_never_replaced(tmp_path, model):
     os.mkfifo(tmp_path / "p.ckpt")
-    require_refused(dbnet("inspect", tmp_path / "p.ckpt"), "not a regular file")
+    require_refused(command("inspect", tmp_path / "p.ckpt"), "not a regular file")
 
 
 def test_reports_never_replace_weights(tmp_path, model):
-    require_refused(dbnet("inspect", model, "--json", model), "named like a weight file")
-    require_refused(dbnet("convert", model, tmp_path / "b.ckpt", "--json", tmp_path / "b.ckpt"), "weight file")
-    require_refused(dbnet("convert", model, tmp_path / "b.ckpt", "--json", tmp_path / "no/x.json"), "no such folder")
+    require_refused(command("inspect", model, "--json", model), "named like a weight file")
+    require_refused(command("convert", model, tmp_path / "b.ckpt", "--json", tmp_path / "b.ckpt"), "weight file")
+    require_refused(command("convert", model, tmp_path / "b.ckpt", "--json", tmp_path / "no/x.json"), "no such folder")
     assert list(tmp_path.iterdir()) == []
     assert load_model(model).weights
-    assert dbnet("inspect", model, "--json", os.devnull).returncode == 0
+    assert command("inspect", model, "--json", os.devnull).returncode == 0
     assert not os.path.isfile(os.devnull)
 
 
@@ -68,7 +69,7 @@ def test_a_link_is_followed(tmp_path, model):
     (tmp_path / "real").mkdir()
     (tmp_path / "real/b.ckpt").write_text("old")
     (tmp_path / "b.ckpt").symlink_to(tmp_path / "real/b.ckpt")
-    assert dbnet("convert", model, tmp_path / "b.ckpt", "--force").returncode == 0
+    assert command("convert", model, tmp_path / "b.ckpt", "--force").returncode == 0
     assert (tmp_path / "b.ckpt").is_symlink()
     assert load_model(tmp_path / "real/b.ckpt").weights
 
@@ -77,7 +78,7 @@ def test_a_link_is_followed(tmp_path, model):
     (["--from", "nobody"], "choose one of"), (["--spec", "nothing"], "unknown spec"), (["--set", "bogus=1"], "bogus"),
     (["--take", "ema"], "no EMA")])
 def test_inspect_refuses_what_it_cannot_follow(model, arguments, word):
-    require_refused(dbnet("inspect", model, *arguments), word)
+    require_refused(command("inspect", model, *arguments), word)
 
 
 def test_a_closed_pipe_is_no_verdict(model):
@@ -104,7 +105,7 @@ def test_a_damaged_image_is_one_line(tmp_path, model):
     for number, content in ((1, good), (2, b"\xff\xd8 not really")):
         (tmp_path / f"images/img_{number}.jpg").write_bytes(content)
         (tmp_path / f"gt/gt_img_{number}.txt").write_text("1,1,9,1,9,9,1,9,a\n")
-    require_refused(dbnet("evaluate", model, "--root", tmp_path, "--runner", "onnxruntime"), "img_2.jpg")
+    require_refused(command("evaluate", model, "--root", tmp_path, "--runner", "onnxruntime"), "img_2.jpg")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod."])
@@ -142,11 +143,11 @@ def test_ema_beside_a_record(tmp_path):
 
 
 def test_names_for_another_project_must_be_computable_there(tmp_path, model):
-    require_refused(dbnet("convert", model, tmp_path / "b.safetensors", "--to", "paddle", "--set",
+    require_refused(command("convert", model, tmp_path / "b.safetensors", "--to", "paddle", "--set",
                           "depthwise_padding=same"), "PaddleOCR knows only symmetric")
-    said = dbnet("convert", model, tmp_path / "c.ckpt", "--to", "mindocr_enhance").stdout
+    said = command("convert", model, tmp_path / "c.ckpt", "--to", "mindocr_enhance").stdout
     assert "BGR" in said.splitlines()[-1]
-    assert "--to mindocr_enhance" in dbnet("convert", model, tmp_path / "d.ckpt").stdout
+    assert "--to mindocr_enhance" in command("convert", model, tmp_path / "d.ckpt").stdout
 
 
 def with_record(folder, **changes):
@@ -161,19 +162,19 @@ def with_record(folder, **changes):
 @pytest.mark.parametrize("origin", ["xyz", ""])
 def test_an_origin_that_nobody_knows_writes_nothing(tmp_path, origin):
     path = with_record(tmp_path, origin=origin)
-    require_refused(dbnet("convert", path, tmp_path / "b.ckpt"), "its origin", str(path))
-    require_refused(dbnet("inspect", path), "its origin", str(path))
+    require_refused(command("convert", path, tmp_path / "b.ckpt"), "its origin", str(path))
+    require_refused(command("inspect", path), "its origin", str(path))
     assert not (tmp_path / "b.ckpt").exists()
 
 
 @pytest.mark.parametrize("width", [250, 1_000_000])
 def test_a_neck_of_no_width_is_refused(tmp_path, width):
     path = with_record(tmp_path, semantics=SPECS[SMALL].semantics() | {"neck_channels": width})
-    require_refused(dbnet("inspect", path), "neck_channels cannot be", str(path))
+    require_refused(command("inspect", path), "neck_channels cannot be", str(path))
 
 
 def test_a_setting_without_a_place_is_refused(model, tmp_path):
-    line = dbnet("convert", model, tmp_path / "b.ckpt", "--set", "stem_pool=symmetric")
+    line = command("convert", model, tmp_path / "b.ckpt", "--set", "stem_pool=symmetric")
     require_refused(line, "--set stem_pool changes nothing", str(model))
     assert not (tmp_path / "b.ckpt").exists()
 
@@ -185,7 +186,7 @@ def test_what_is_chosen_in_one_file_need_not_be_in_the_other(model, tmp_path):
     with (tmp_path / "two.pdparams").open("wb") as stream:
         codec("pdparams").write(stream, weights, None)
     for pair in ((tmp_path / "two.pdparams", model), (model, tmp_path / "two.pdparams")):
-        assert "same: " in dbnet("compare", *pair, "--weights", "--part", "Student").stdout
-        require_refused(dbnet("compare", *pair, "--weights"), "several networks", "two.pdparams")
-    require_refused(dbnet("compare", model, model, "--weights", "--part", "Student"), "leave out --part",
+        assert "same: " in command("compare", *pair, "--weights", "--part", "Student").stdout
+        require_refused(command("compare", *pair, "--weights"), "several networks", "two.pdparams")
+    require_refused(command("compare", model, model, "--weights", "--part", "Student"), "leave out --part",
                     str(model))

@@ -45,7 +45,7 @@ def test_the_same_model_in_two_formats(tmp_path, photos, dbnet):
     pytest.importorskip("torch")
     a, b = (detecting.write_model(tmp_path / name) for name in ("a.onnx", "b.pth"))
     report = tmp_path / "r.json"
-    said = dbnet("compare", a, b, "--images", photos, "--json", report)
+    said = dbnet("compare", a, b, "--images", photos, "--no-stages", "--json", report)
     assert "A: a.onnx: dbnet_mobilenetv3 on onnxruntime" in said.out
     assert "B: b.pth: dbnet_mobilenetv3 on torch" in said.out
     assert "same: " in said.out
@@ -53,7 +53,8 @@ def test_the_same_model_in_two_formats(tmp_path, photos, dbnet):
     assert (found["verdict"], found["failed"]) == ("same", [])
     boxes = found["boxes"]
     assert boxes["a"] == boxes["b"] == boxes["identical"] > 5 and not boxes["moved"] + boxes["lost"] + boxes["invented"]
-    [stage] = found["stages"]
+    [stage] = found["maps"]
+    assert found["stages"] == [] and found["cause"] is None
     assert stage["stage"] == "probability" and stage["passed"] and 0 < stage["max_abs"] <= stage["tolerance"] == 1e-4
     assert stage["max_abs"] == max(image["max_abs"] for image in found["images"].values())
     assert list(found["images"]) == ["img_1.png", "img_2.png", "img_3.png"]
@@ -62,7 +63,7 @@ def test_the_same_model_in_two_formats(tmp_path, photos, dbnet):
 
 def test_models_that_differ(tmp_path, photos, dbnet):
     a, b = detector(tmp_path / "a.onnx"), detector(tmp_path / "b.onnx", end="composed", more=["thresh"])
-    common = ("compare", a, b, "--images", photos, "--pixels", BRIGHT, *LOOSE)
+    common = ("compare", a, b, "--images", photos, "--no-stages", "--pixels", BRIGHT, *LOOSE)
     assert "same: " in dbnet(*common).out
     assert "different: " in dbnet(*common, "--map-output", "thresh", code=1).out  # of b only: a leaves no choice
     said = dbnet(*common, "--map-output", "nobody", code=3)
@@ -70,7 +71,7 @@ def test_models_that_differ(tmp_path, photos, dbnet):
     said = dbnet("compare", a, a, *common[3:], "--map-output", "nobody", code=3)
     assert "a.onnx: has no output 'nobody'; choose from out" in said.err
     c = detector(tmp_path / "c.onnx", end="scaled", kernel="decoder.binarize.0.weight")
-    found = json.loads(dbnet("compare", a, c, "--images", photos, "--pixels", BRIGHT, *LOOSE, "--json", "-").out)
+    found = json.loads(dbnet("compare", a, c, *common[3:], "--json", "-").out)
     assert found["verdict"] == "same"
     model = onnx.load(a)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
@@ -80,8 +81,8 @@ def test_models_that_differ(tmp_path, photos, dbnet):
     assert "different: " in said.out and "3 of 3 images differ" in said.out
     found = json.loads(dbnet("compare", a, c, "--images", photos, "--pixels", BRIGHT, *LOOSE, "--json", "-",
                              code=1).out)
-    assert found["verdict"] == "different" and not found["stages"][0]["passed"]
-    assert found["stages"][0]["max_abs"] == pytest.approx(0.1, abs=0.05)
+    assert found["verdict"] == "different" and not found["maps"][0]["passed"]
+    assert found["maps"][0]["max_abs"] == pytest.approx(0.1, abs=0.05)
 
 
 def test_a_choice_goes_to_the_model_that_has_it(tmp_path, photos, dbnet):
@@ -108,7 +109,7 @@ def test_pixels_of_two_kinds(tmp_path, photos, dbnet):
     said = dbnet("compare", a, b, "--images", photos, "--limit", "1", code=1)
     assert "1 of 1 images have maps of two sizes" in said.out and "B: images are stretched to 192 x 320" in said.err
     found = json.loads(dbnet("compare", a, b, "--images", photos, "--limit", "1", "--json", "-", code=1).out)
-    assert found["stages"][0] == {"stage": "probability", "max_abs": None, "mean_abs": None, "tolerance": 1e-4,
+    assert found["maps"][0] == {"stage": "probability", "max_abs": None, "mean_abs": None, "tolerance": 1e-4,
                                   "passed": False, "other_sizes": 1}
 
 
@@ -120,12 +121,12 @@ def test_images_that_fail(tmp_path, photos, dbnet):
     assert "failed: " in said.err and "broken.png" in said.err and "the same on 3 images, but 1 failed" in said.err
     assert len(json.loads((tmp_path / "r.json").read_text())["failed"]) == 1
     assert "same: " in dbnet("compare", a, a, "--images", photos / "img_*.png", "--pixels", BRIGHT).out
-    said = dbnet("compare", a, a, "--images", photos / "broken.png", "--pixels", BRIGHT, code=3)
+    said = dbnet("compare", a, a, "--images", photos / "broken.png", "--no-stages", "--pixels", BRIGHT, code=3)
     assert "nothing could be compared: 1 images failed" in said.err
     assert not MapComparison(failed=["x"]).same
-    found = json.loads(dbnet("compare", a, a, "--images", photos / "broken.png", "--pixels", BRIGHT, "--json", "-",
-                             code=3).out)
-    assert (found["verdict"], found["images"], found["stages"][0]["passed"]) == (None, {}, False)
+    found = json.loads(dbnet("compare", a, a, "--images", photos / "broken.png", "--no-stages", "--pixels", BRIGHT,
+                             "--json", "-", code=3).out)
+    assert (found["verdict"], found["images"], found["maps"][0]["passed"]) == (None, {}, False)
     said = dbnet("compare", a, a, "--images", tmp_path / "nowhere", "--pixels", BRIGHT, code=3)
     assert "no such file or folder" in said.err and said.err.count("\n") == 1
 

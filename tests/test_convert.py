@@ -46,7 +46,8 @@ def test_any_order_of_formats_keeps_bytes_and_record(tmp_path, order):
     require_equal(load_model(start), load_model(chain(start, order, tmp_path)))
 
 
-LARGE = ("dbnet_resnet50_deformable", "dbpp_resnet50_paddle")  # like others here, and they take long
+#: Like others here, and they take long; parity/test_weights.py takes most of them through four hops each time.
+LARGE = ("dbnet_resnet50", "dbnet_resnet50_deformable", "dbnetpp_resnet50_deformable", "dbpp_resnet50_paddle")
 
 
 @pytest.mark.parametrize("spec", [pytest.param(name, marks=[pytest.mark.long] * (name in LARGE)) for name in SPECS])

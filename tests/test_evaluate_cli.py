@@ -10,7 +10,7 @@ import converters
 from dbnet.datasets.drawn import draw
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
-from tests.test_cli import dbnet
+from tests.running import dbnet
 
 GT = {1: ["0,0,100,0,100,20,0,20,Hello, world", "0,50,100,50,100,70,0,70,###"], 2: ["10,10,60,10,60,40,10,40,EXIT"],
       10: ["0,0,80,0,80,30,0,30,a"]}

@@ -17,7 +17,7 @@ from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
-from tests.test_cli import dbnet
+from tests.running import dbnet
 
 #: Settings under which a network that was never trained finds something, small and quick.
 SMALL = ("eval.dataset.transform_pipeline.DetResize={target_size: [192, 256], keep_ratio: True, padding: True}",

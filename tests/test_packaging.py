@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import converters
+from dbnet.seeded import seeded_weights
 from dbnet.shadow import PACKAGES
+from dbnet.spec import SPECS
 from dbnet.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +82,52 @@ def test_wheel_holds_the_data_it_needs(wheel):
     assert data == expected
 
 
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Runs pytest from another folder, with the wheel's files in front of the checkout's: (exit code, output)."""
+    folder = tmp_path_factory.mktemp("installed")
+    wheel.extractall(folder / "site")
+    (folder / "elsewhere").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DBNET"))}
+
+    def run(*arguments):
+        done = subprocess.run([sys.executable, "-P", "-m", "pytest", "--pyargs", *arguments], capture_output=True,
+                              text=True, cwd=folder / "elsewhere", check=False,
+                              env=environment | {"PYTHONPATH": str(folder / "site")})
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_two_models_are_compared_where_the_wheel_is_installed(installed, tmp_path):
+    """pytest knows the options of a package that is given by name; the one line proves that they arrived."""
+    for name in ("a.pth", "b.onnx"):
+        (tmp_path / name).write_bytes(b"neither")
+    code, told = installed("parity", "--reference", str(tmp_path / "a.pth"), "--candidate", str(tmp_path / "b.onnx"),
+                           "-k", "c2")
+    assert code == 1 and f"could not be compared: {tmp_path / 'a.pth'}: is in no format that is known" in told
+    assert "site/parity/test_two_models.py" in told and "Traceback" not in told and "arning" not in told
+
+
+def test_the_proofs_run_where_the_wheel_is_installed(installed):
+    """Without a pyproject.toml of ours: the marker is known, long cases are left out, other people's options too."""
+    code, told = installed("parity", "--strict-markers", "-k", "nan or paper_binary_map", "-rs", "--collect-only")
+    assert code == 0 and "test_nan_never_passes" in told and 'long cases are left out; -m "" runs them too' in told
+    assert "dbnetpp_resnet50_deformable" not in told and "arning" not in told
+    code, told = installed("dbnet.version", "--reference", "a")
+    assert code == 4 and "unrecognized arguments: --reference" in told
+
+
+@pytest.mark.long
+def test_two_real_models_are_compared_where_the_wheel_is_installed(installed, tmp_path):
+    for name in ("a.pth", "a.onnx"):
+        converters.save_weights(seeded_weights(SPECS["db_mv3_paddle"], 5), tmp_path / name, spec="db_mv3_paddle")
+    code, told = installed("parity", "--reference", str(tmp_path / "a.pth"), "--candidate", str(tmp_path / "a.onnx"))
+    assert code == 0 and "12 passed, 4 skipped" in told
+    code, told = installed("parity", "-k", "oracle or constant_reference or test_one_hop_is_exact and mobilenetv3")
+    assert code == 0 and "failed" not in told
+
+
 def test_recipes_are_found_where_the_wheel_is_installed(wheel, tmp_path):
     """From another folder, with nothing of the checkout on the path."""
     wheel.extractall(tmp_path / "site")
@@ -107,7 +157,7 @@ def test_wheel_is_small(wheel):
 def test_required_dependencies_are_the_agreed_ones():
     names = {re.match(r"[\w-]+", line).group().lower() for line in PYPROJECT["project"]["dependencies"]}
     assert names == {"numpy", "ml_dtypes", "onnx", "safetensors", "opencv-python", "pyclipper", "shapely", "pyyaml",
-                     "click", "rich", "pillow"}
+                     "click", "rich", "pillow", "jinja2"}
 
 
 def test_constraints_pin_every_dependency():

@@ -13,7 +13,7 @@ from dbnet.errors import DbnetError
 from dbnet.recipe import read_recipe
 from dbnet.recipe_configs import names
 from tests import seed_recipes
-from tests.test_cli import dbnet
+from tests.running import dbnet
 from tests.test_recipe import show, write
 
 # Names and the command line ------------------------------------------------------------------------------------------

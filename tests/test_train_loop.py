@@ -22,7 +22,7 @@ from evaluation import training_setup
 from evaluation.training import Training
 from evaluation.training_data import training_samples
 from tests import synthtext_scenes
-from tests.test_cli import dbnet
+from tests.running import dbnet
 from tests.train_scenes import IMAGES, data, recipe, train_here
 
 __all__ = ["data", "recipe"]

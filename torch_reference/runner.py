@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.parameters import parameters
 from dbnet.running import (
     Device,
@@ -60,8 +60,9 @@ class TorchRunner:
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The stages of (N, 3, H, W) float32 images, which must be multiples of 32 px. Raises DbnetError otherwise."""
-        x = torch.tensor(check_images(images), dtype=getattr(torch, self.precision), device=self._device)
-        with torch.inference_mode(), self._exact():
+        check_images(images)
+        with self._told(images), torch.inference_mode(), self._exact():
+            x = torch.tensor(images, dtype=getattr(torch, self.precision), device=self._device)
             maps = dict(zip(STAGES, self.net.stages(x), strict=True))
             if any(stage in TRAINING_STAGES for stage in self.stages):
                 training_maps = self.net.head.training_maps(maps["fused"], maps["probability"])
@@ -70,11 +71,22 @@ class TorchRunner:
 
     def parts(self, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every stage from the `maps` given for those before it. Raises DbnetError."""
-        kind = getattr(torch, self.precision)
-        x = torch.tensor(check_images(images), dtype=kind, device=self._device)
-        given = tuple(torch.tensor(maps[stage], dtype=kind, device=self._device) for stage in STAGES)
-        with torch.inference_mode(), self._exact():
+        check_images(images)
+        with self._told(images), torch.inference_mode(), self._exact():
+            kind = getattr(torch, self.precision)
+            x = torch.tensor(images, dtype=kind, device=self._device)
+            given = tuple(torch.tensor(maps[stage], dtype=kind, device=self._device) for stage in STAGES)
             return {stage: out.cpu().numpy() for stage, out in zip(STAGES, self.net.parts(x, given), strict=True)}
+
+    @contextlib.contextmanager
+    def _told(self, images: np.ndarray) -> Iterator[None]:
+        """A failure of torch's own, such as too little memory, as one line."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            why = short(str(error).partition("\n")[0] or "not enough memory")
+            raise DbnetError(f"torch failed on {self.device} at {images.shape}: {why}; try a smaller image or another "
+                             f"device") from error
 
     def _exact(self) -> contextlib.AbstractContextManager[None]:
         """On NVIDIA's cards torch runs float32 convolutions in TF32 by default, which keeps three decimal digits."""

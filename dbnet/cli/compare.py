@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from dbnet.cli.evaluate_options import BOX_SETTINGS, box_options
+from dbnet.cli.compare_reports import REPORTS, check_apart, report_options
+from dbnet.cli.evaluate_options import BOX_SETTINGS, OWN_PROTOCOL, box_options, protocol_names
 from dbnet.cli.options import (
     PathArgument,
     json_option,
@@ -21,57 +21,87 @@ from dbnet.cli.options import (
 
 LISTED = 20
 RUNNERS = ("torch", "mindspore", "onnxruntime")
-#: What only a comparison on images looks at.
-_RUNNING = {"limit", "runner_a", "runner_b", "device", "threads", "recursive", "map_output", "pixels", *BOX_SETTINGS}
-#: Of these, what a comparison of stages looks at too, and what needs images.
-_OF_STAGES = {"runner_a", "runner_b", "device", "pixels"}
-_OF_IMAGES = {"limit", "recursive", "threads", "map_output", *BOX_SETTINGS}
-T = TypeVar("T")
+#: What needs a ground truth; what needs images; what needs models that run.
+_OF_SCORES = {"form": "--format", "protocols": "--protocol", "same_f": "--same-f"}
+_OF_IMAGES = {"limit", "recursive", "threads", "map_output", "gt", "swap", *_OF_SCORES, "protocol_b", *BOX_SETTINGS}
+_OF_RUNS = {"runner_a", "runner_b", "device", "pixels", *_OF_IMAGES, *REPORTS}
 
 
 @click.command()
 @click.argument("a", type=PathArgument)
 @click.argument("b", type=PathArgument)
-@click.option("--weights", is_flag=True, help="Compare tensor by tensor, bit for bit.")
-@click.option("--stages", is_flag=True, help="Compare stage by stage and look for the cause, on a drawn picture or "
-                                             "the first of --images. The default.")
+@click.option("--weights", is_flag=True, help="Compare tensor by tensor, bit for bit, and nothing else.")
+@click.option("--stages/--no-stages", default=None, help="Compare stage by stage and look for the cause, on the first "
+                                                         "of --images or a drawn picture.  [default: stages]")
 @click.option("--images", multiple=True, metavar="IMAGE|FOLDER|GLOB",
-              help="Run both on these images and compare probability maps and boxes (repeatable).")
+              help="Run both on these images too and compare probability maps and boxes (repeatable).")
 @click.option("--recursive", "-r", is_flag=True, help="Look in the folders below --images too.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
+@click.option("--gt", type=PathArgument, metavar="PATH",
+              help="The labels of --images, folder, zip or label file: compare the F-scores too.")
+@click.option("--format", "form", type=click.Choice((*OWN_PROTOCOL, "prepared")),
+              help="Whose format --gt has, where it cannot be told.")
+@click.option("--protocol", "-p", "protocols", multiple=True, metavar="NAME,...", callback=protocol_names,
+              help="Score by these, as dbnet evaluate does.  [default: the data set's own]")
+@click.option("--same-f", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="MARGIN",
+              help="Test that the F-scores are the same within MARGIN, say 0.001; that is then what decides the exit "
+                   "code.")
+@click.option("--swap", is_flag=True, help="Exchange one part after the other (pixels, network, box rule, protocol), "
+                                           "and say what each makes of the difference.")
+@click.option("--protocol-b", metavar="NAME", help="With --swap: B is scored by this one.")
 @click.option("--runner-a", type=click.Choice(RUNNERS), help="Who runs A. Default: the format's own framework.")
 @click.option("--runner-b", type=click.Choice(RUNNERS), help="Who runs B.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runners.")
+@report_options
 @json_option
 @box_options
 @source_options
 @map_output_option
-def compare(a: Path, b: Path, weights: bool, stages: bool, images: tuple[str, ...], json_path: str | None,
+@click.pass_context
+def compare(context: click.Context, a: Path, b: Path, weights: bool, images: tuple[str, ...], json_path: str | None,
             options: Any, **given: Any) -> None:
-    """Compare two models of any format: stage by stage with the cause of a difference, what they find in images, or
-    their weights under canonical names.
+    """Compare two models of any format: stage by stage with the cause of a difference, what they find in images and
+    whether it matters for the score, or their weights under canonical names.
 
     Exit code 1 if they differ. A is the reference: the stages are compared on its pixels, chained from the image and
-    once more each from A's maps, which tells an error from an inherited one. With --weights a different semantic (such
-    as stem_pool) is a difference: equal names do not make equal numbers; so is a graph that is no known network,
-    whatever its names. With --images each model gets its own pixels and box rule, unless options say otherwise; the
-    same are two whose boxes have the same corners and whose probabilities are at most 1e-4 apart.
+    once more each from A's maps, which tells an error from an inherited one. With --images each model gets its own
+    pixels and box rule, unless options say otherwise; the same are two whose boxes have the same corners and whose
+    probabilities are at most 1e-4 apart. With --same-f the exit code says whether the F-scores were shown to be the
+    same: no difference found is not the same. With --weights a different semantic (such as stem_pool) is a difference:
+    equal names do not make equal numbers; so is a graph that is no known network, whatever its names.
     """
-    if weights and (images or stages):
-        raise click.UsageError(f"give --weights or {'--images' if images else '--stages'}, one of them")
-    if stages or not (weights or images):
-        from dbnet.cli.compare_stages import run as run_stages
-        refuse_others("--stages", _RUNNING - _OF_STAGES - (_OF_IMAGES if images else set()))
-        run_stages(a, b, images, json_path, options, given)
+    check_apart(json_path, given["reports"], a, b)
+    if weights:
+        if images or given["stages"]:
+            raise click.UsageError(f"give --weights or {'--images' if images else '--stages'}, one of them")
+        refuse_others("--weights", _OF_RUNS)
+        _compare_weights(a, b, json_path, options)
         return
-    if images:
-        from dbnet.cli.compare_images import run
-        run(a, b, images, json_path, options, **given)
-        return
-    refuse_others("--weights", _RUNNING)
+    _check_needs(images, given)
+    from dbnet.cli.compare_run import Request, run
+    run(Request(a, b, images, json_path, options, given, ("dbnet", *(context.find_root().obj or ()))))
+
+
+def _check_needs(images: tuple[str, ...], given: dict[str, Any]) -> None:
+    if not images:
+        if given["stages"] is False:
+            raise click.UsageError("--no-stages leaves nothing to compare without --images")
+        refuse_others("a comparison without --images", _OF_IMAGES)
+    if given["gt"] is None:
+        refuse_others("a comparison without --gt", set(_OF_SCORES))
+    if given["protocol_b"] is not None:
+        from evaluation.protocols.table import NAMES
+        if not given["swap"] or given["gt"] is None:
+            raise click.UsageError("--protocol-b goes with --swap and --gt")
+        if given["protocol_b"] not in NAMES:
+            raise click.BadParameter(f"unknown protocol {given['protocol_b']!r}; choose from {', '.join(NAMES)}")
+
+
+def _compare_weights(a: Path, b: Path, json_path: str | None, options: Any) -> None:
     from functools import partial
 
+    from converters.choices import for_each
     from converters.compare_weights import compare_weights
     from converters.load import load_model
     first, second = for_each(options, partial(load_model, a), partial(load_model, b))
@@ -85,39 +115,6 @@ def compare(a: Path, b: Path, weights: bool, stages: bool, images: tuple[str, ..
         _show(result)
     if not result.same:
         raise click.exceptions.Exit(1)
-
-
-def for_each(options: Any, *openers: Callable[[Any], T]) -> list[T]:
-    """Both models. What chooses in a file (--part, --take, --map-output, ...) goes to those that leave the choice, as
-    long as one of the two does.
-    """
-    refused: dict[str, Exception] = {}
-    loaded = []
-    for opener in openers:
-        model, idle = _without_idle(opener, options)
-        for name, error in idle.items():
-            if name in refused:
-                raise refused[name] from None
-            refused[name] = error
-        loaded.append(model)
-    return loaded
-
-
-def _without_idle(opener: Callable[[Any], T], options: Any) -> tuple[T, dict[str, Exception]]:
-    """The model, and the fields of `options` that had to be left out for it."""
-    from dataclasses import replace
-
-    from converters.load import NoChoiceError
-    idle: dict[str, Exception] = {}
-    while True:
-        try:
-            return opener(options), idle
-        except NoChoiceError as error:
-            chosen = [name for name in error.fields if getattr(options, name) is not None]
-            if not chosen:
-                raise
-            idle |= dict.fromkeys(chosen, error)
-            options = replace(options, **dict.fromkeys(chosen))
 
 
 def _show(result: Any) -> None:

@@ -3,142 +3,158 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dbnet.cli.demo_model import HEIGHT, IMAGES, WEIGHTS, WIDTH, boxes_of, embedded_spec
+from dbnet.cli.demo_model import HEIGHT, IMAGES, WEIGHTS, WIDTH
 from dbnet.cli.options import PathArgument, print_table
+
+if TYPE_CHECKING:
+    from dbnet.sample import Sample
+    from parity.whole import WholeComparison
+
+#: Runtime -> which of the converted files it reads; the first that is installed is the reference.
+RUNTIMES = {"torch": "hop1.pth", "mindspore": "hop3.ckpt", "onnxruntime": "hop2.onnx"}
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One runtime against the reference, and the page about it."""
+
+    reference: str
+    runtime: str
+    whole: WholeComparison
+    report: Path
 
 
 @click.command()
 @click.option("--out", type=PathArgument, default=Path("reports/demo"), show_default=True,
-              help="Folder of the report; what the last demo wrote there is replaced.")
+              help="Folder of the reports; what the last demo wrote there is replaced.")
 def demo(out: Path) -> None:
-    """Convert an embedded model ckpt -> pth -> onnx -> ckpt, run it in every installed runtime, compare, and report.
+    """Convert an embedded model ckpt -> pth -> onnx -> ckpt, compare all installed runtimes, and write the reports.
 
-    Exit code 1 if the runtimes or the weights differ. The embedded model is small and was trained for minutes.
+    Exit code 1 if the runtimes or the weights differ. The embedded model is small and was trained for minutes; the
+    images are drawn.
     """
     from converters.compare_weights import compare_weights
     from converters.convert import load_model
-    from dbnet.cli.demo_report import write_report
-    from parity.compare import table
-    files, said = _convert(_empty(out))
-    weights = compare_weights(load_model(files[0]), load_model(files[-1]))
-    for line in said:
+    from dbnet.extras import installed
+    folder = _empty(out)
+    for line in _convert(folder):
         click.echo(line)
+    weights = compare_weights(load_model(folder / "embedded.ckpt"), load_model(folder / "hop3.ckpt"))
     click.echo(f"ckpt -> pth -> onnx -> ckpt: {weights.identical} tensors identical, "
                f"{len(weights.different)} different")
-    outputs, missing = _run(files)
-    comparisons = _compare(outputs)
-    for pair, rows in comparisons.items():
-        click.echo(f"\n{pair}, {IMAGES} images of {HEIGHT}x{WIDTH}, differences relative to each stage's largest value")
-        click.echo(table(rows))
-    for name in missing:
-        click.echo(f"{name}: not installed, not compared")
-    boxes = _compare_boxes(outputs)
-    for line in boxes.values():
-        click.echo(line)
-    same = weights.same and all(row.passed for rows in comparisons.values() for row in rows) and all(
-        "unexplained" not in line for line in boxes.values())
-    scores = _scores(outputs)
-    click.echo("")
-    print_table(f"F-score on {IMAGES} drawn images, whose outlines are of lines; the model looks for words",
-                ("runtime", "boxes", "precision", "recall", "f-score"),
-                [(name, s["boxes"], *(f"{s[k]:.4f}" for k in ("precision", "recall", "fscore")))
-                 for name, s in scores.items()], right=(1, 2, 3, 4))
-    report = write_report(out, said, weights, outputs, comparisons, list(boxes.values()), scores, missing, same)
-    verdict = "DIFFERENT" if not same else "the same model everywhere" if len(outputs) > 1 else \
+    there = [name for name in RUNTIMES if installed(name)]
+    for name in RUNTIMES:
+        if name not in there:
+            click.echo(f"{name}: not installed, not compared")
+    samples = _drawn(out)
+    found = [_compare(out, there[0], name, samples) for name in there[1:]]
+    same = weights.same and all(one.whole.verdict not in (None, "different") and not one.whole.stopped for one in found)
+    _table(found)
+    verdict = "DIFFERENT" if not same else "the same model everywhere" if found else \
         "the weights are identical; with fewer than two runtimes installed there was nothing else to compare"
-    click.echo(f"{verdict}; report: {report}")
+    click.echo(f"{verdict}{''.join(f'; report: {one.report}' for one in found)}")
     if not same:
         raise click.exceptions.Exit(1)
 
 
 def _empty(out: Path) -> Path:
-    """The folder, without what an earlier demo left; other files in it stay."""
+    """The folder of the models, without what an earlier demo left; other files in `out` stay."""
     from dbnet.errors import DbnetError
     try:
         out.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(out / "models", ignore_errors=True)
-        (out / "models").mkdir()
+        for name in ("models", "images"):
+            shutil.rmtree(out / name, ignore_errors=True)
+            (out / name).mkdir()
     except OSError as error:
         raise DbnetError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from error
     return out / "models"
 
 
-def _convert(folder: Path) -> tuple[list[Path], list[str]]:
+def _convert(folder: Path) -> list[str]:
+    """Writes every file of the chain; what there is to say of each."""
     from converters.convert import convert, describe
-    files, said = [WEIGHTS], []
+    source, said = WEIGHTS, []
     for name in ("embedded.ckpt", "hop1.pth", "hop2.onnx", "hop3.ckpt"):
-        done = convert(files[-1], folder / name)
+        done = convert(source, folder / name)
         said.append(describe(done)[0])
-        files.append(done.target)
-    return files[1:], said
+        source = done.target
+    return said
 
 
-def _run(files: list[Path]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """runner -> stages, each runner on the file of its own framework; and the runners that are not installed."""
-    from dataclasses import replace
-
+def _drawn(out: Path) -> list[Sample]:
+    """Draws the images; their labels."""
+    import cv2
     import numpy as np
 
     from dbnet.datasets.drawn import draw
-    from dbnet.extras import installed
-    from dbnet.preprocess import prepare
-    from dbnet.spec import STAGES
-    from evaluation.runners import open_runner
-    pixels = replace(embedded_spec().pixels, size=(HEIGHT, WIDTH))
-    images = np.concatenate([prepare(draw(i, HEIGHT, WIDTH)[0], pixels).tensor for i in range(IMAGES)])
-    outputs, missing = {}, []
-    for name, file in (("torch", files[1]), ("mindspore", files[3]), ("onnxruntime", files[2])):
-        if installed(name):
-            outputs[name] = open_runner(file, runner=name, device="cpu", stages=STAGES).run(images)
-        else:
-            missing.append(name)
-    return outputs, missing
-
-
-def _compare(outputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    import itertools
-
-    from parity.compare import compare_stages
-    from parity.tolerances import tolerances
-    return {f"{a} against {b}": compare_stages(outputs[a], outputs[b], tolerances("cpu"))
-            for a, b in itertools.combinations(outputs, 2)}
-
-
-def _compare_boxes(outputs: dict[str, dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Runner pair -> what there is to say of their boxes."""
-    import itertools
-
-    from parity.boxes import compare_boxes
-    told = {}
-    for a, b in itertools.combinations(outputs, 2):
-        found = [compare_boxes(outputs[a]["probability"][i, 0], outputs[b]["probability"][i, 0], embedded_spec().boxes)
-                 for i in range(IMAGES)]
-        unexplained = sum(f.unexplained for f in found)
-        line = f"boxes, {a} against {b}: {sum(f.boxes[0] for f in found)} and {sum(f.boxes[1] for f in found)}"
-        line += ", the same" if all(f.same for f in found) else f", {sum(f.unmatched for f in found)} differ"
-        told[a, b] = line + (f", {unexplained} of them unexplained" if unexplained else "")
-    return told
-
-
-def _scores(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    from dataclasses import asdict
-
-    import numpy as np
-
-    from dbnet.datasets.drawn import draw
+    from dbnet.errors import DbnetError
     from dbnet.sample import Sample
-    from evaluation.protocols.table import score
     samples = []
     for i in range(IMAGES):
-        polygons = draw(i, HEIGHT, WIDTH)[1]
-        samples.append(Sample(Path(f"drawn_{i}.png"), polygons, np.zeros(len(polygons), bool), [""] * len(polygons)))
-    scores = {}
-    for name, stages in outputs.items():
-        found = [boxes_of(stages["probability"][i, 0]) for i in range(IMAGES)]
-        scores[name] = {"boxes": sum(map(len, found)), **asdict(score(["rrc"], samples, found)["rrc"].score)}
-    return scores
+        image, polygons = draw(i, HEIGHT, WIDTH)
+        path = out / "images" / f"drawn_{i}.png"
+        if not cv2.imwrite(str(path), image):
+            raise DbnetError(f"{path}: could not be written; choose another folder with --out")
+        samples.append(Sample(path, polygons, np.zeros(len(polygons), bool), [""] * len(polygons)))
+    return samples
+
+
+def _compare(out: Path, reference: str, runtime: str, samples: list[Sample]) -> Compared:
+    """Everything that `dbnet compare` does with two files and labelled images; prints the stages, writes the page."""
+    from converters.load import SourceOptions
+    from converters.writing import write_text
+    from dbnet.cli.compare_show import show_stages
+    from dbnet.preprocess import read_image
+    from evaluation.comparison_report import html
+    from parity.gallery import Gallery
+    from parity.staged import open_staged
+    from parity.whole import WholeComparison
+    files = [out / "models" / RUNTIMES[name] for name in (reference, runtime)]
+    pixels = f"resize=stretch,size={HEIGHT}x{WIDTH}"  # the model's own size is eleven times as many pixels
+    a, b = (open_staged(file, name, "cpu", SourceOptions(pixels=pixels))
+            for file, name in zip(files, (reference, runtime), strict=True))
+    command = ["dbnet", "compare", *map(str, files), "--images", str(out / "images"), "--pixels", pixels]
+    whole = WholeComparison((a, b), (a.runner.spec.boxes, b.runner.spec.boxes), command, gt="the drawn outlines")
+    gallery = Gallery(wanted=True)
+    whole.run_stages([read_image(samples[0].image)])
+    whole.run_images([(sample.name, str(sample.image)) for sample in samples], gallery)
+    if gallery.names:
+        whole.run_scores({sample.name: sample for sample in samples}, gallery, ["rrc"])
+    report = out / f"{runtime}_against_{reference}.html"
+    write_text(report, html(whole.to_dict(), gallery.pictures(whole.stages.shown if whole.stages else None)))
+    click.echo(f"\n{runtime} against {reference}, {HEIGHT} x {WIDTH} pixels, differences relative to each stage's "
+               f"largest value")
+    if whole.stages is not None:
+        show_stages(whole.stages)
+    for line in whole.stopped:
+        click.echo(f"stopped: {line}")
+    return Compared(reference, runtime, whole, report)
+
+
+def _table(found: list[Compared]) -> None:
+    """Every runtime with its boxes, score and verdict."""
+    rows: list[tuple[object, ...]] = []
+    for one in found:
+        data = one.whole.to_dict()
+        if not data["scores"] or not data["boxes"]:
+            continue
+        score = data["scores"]["protocols"]["rrc"]
+        if not rows:
+            rows.append(_row(one.reference, data["boxes"]["a"], score["a"], "", "the reference"))
+        boxes = data["boxes"]
+        rows.append(_row(one.runtime, boxes["b"], score["b"], f"{data['maps'][0]['max_abs']:.1e}",
+                         f"{data['verdict']}; {boxes['identical']} boxes identical"))
+    if rows:
+        click.echo("")
+        print_table(f"{IMAGES} drawn images, whose outlines are of lines; the model looks for words",
+                    ("runtime", "boxes", "precision", "recall", "f-score", "max |dp|", ""), rows, right=range(1, 6))
+
+
+def _row(name: str, boxes: int, score: dict[str, Any], apart: str, verdict: str) -> tuple[object, ...]:
+    return (name, boxes, *(f"{score[key]:.4f}" for key in ("precision", "recall", "fscore")), apart, verdict)

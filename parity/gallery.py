@@ -1,0 +1,70 @@
+"""What a comparison keeps of the images that it has seen: every box, and the maps of those that differ most."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dbnet.errors import DbnetError
+from dbnet.preprocess import read_image
+from dbnet.sample import Detection, Sample
+from evaluation.compare_maps import Found, ImageComparison
+from evaluation.comparison_report.pictures import EXAMPLES, PICTURED, Picture, differs, heat_map, rank, side_by_side
+
+
+@dataclass(eq=False)
+class Gallery:
+    """wanted: whether pictures will be asked for; else no maps are kept."""
+
+    wanted: bool
+    names: list[str] = field(default_factory=list)
+    found_a: list[list[Detection]] = field(default_factory=list)
+    found_b: list[list[Detection]] = field(default_factory=list)
+    _worst: list[Any] = field(default_factory=list)
+
+    def observe(self, image: ImageComparison, path: Path, a: Found, b: Found) -> None:
+        """An image that both models ran on (`compare_maps.Observer`)."""
+        self.names.append(image.name)
+        self.found_a.append(a.boxes)
+        self.found_b.append(b.boxes)
+        if not self.wanted:
+            return
+        row = {"max_abs": image.max_abs, "sizes": image.sizes, "boxes": asdict(image.boxes)}
+        # The number decides between equals, so that images and arrays are never compared. Maps of 8 MB are kept.
+        entry = (rank(row), -len(self.names), differs(row), image.name, path, a, b)
+        if len(self._worst) < PICTURED:
+            heapq.heappush(self._worst, entry)
+        else:
+            heapq.heappushpop(self._worst, entry)
+
+    def samples(self, labelled: Mapping[str, Sample]) -> list[Sample]:
+        """Of name -> labels, those of the images that both models ran on, in the order of `found_a`."""
+        return [labelled[name] for name in self.names]
+
+    def pictures(self, stage: tuple[str, np.ndarray, np.ndarray] | None = None) -> list[Picture]:
+        """The stage, with both maps (N, C, H, W), and the images that differ most, the worst first."""
+        if not self.wanted:
+            return []
+        made: list[Picture | None] = []
+        if stage is not None:
+            name, ours, theirs = stage
+            made.append(heat_map(ours, theirs, name))
+        ordered = sorted(self._worst, key=lambda entry: entry[:2], reverse=True)
+        made += map(_shown, [entry for entry in ordered if entry[2]] or ordered[:EXAMPLES])
+        return [picture for picture in made if picture is not None]
+
+
+def _shown(entry: tuple[Any, ...]) -> Picture | None:
+    """None for an image that is gone since."""
+    *_, name, path, a, b = entry
+    try:
+        pixels = read_image(path)
+    except DbnetError:
+        return None
+    return side_by_side(pixels, a.probability, a.boxes, b.probability, b.boxes, name=name,
+                        covered=(a.covered, b.covered))

@@ -1,0 +1,103 @@
+"""Two models of a user's, compared when the first test asks: what `pytest parity/ --reference A --candidate B` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from converters.choices import for_each
+from converters.load import SourceOptions
+from dbnet.datasets.drawn import draw
+from dbnet.errors import DbnetError
+from dbnet.preprocess import read_image
+from evaluation.compare_maps import MapComparison, Side, compare_maps
+from evaluation.detecting_inputs import Inputs, find_images
+from parity.models import ModelComparison, compare_models
+from parity.staged import StagedModel, open_staged
+
+#: The picture that is drawn where no images are given: a seed, height and width in pixels.
+DRAWN = (3, 352, 512)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """reference, candidate: model files. images: files, folders and globs. limit: the first images of each only.
+    runners: who runs the two, None for the format's own framework. device: for both.
+    """
+
+    reference: Path
+    candidate: Path
+    images: tuple[str, ...] = ()
+    limit: int | None = None
+    runners: tuple[str | None, str | None] = (None, None)
+    device: str = "cpu"
+    options: SourceOptions = field(default_factory=SourceOptions)
+
+
+class TwoModels:
+    """Opens and compares when first asked for, and remembers what came of it, an error too."""
+
+    def __init__(self, wanted: Wanted):
+        self.wanted = wanted
+        self._done: dict[Hashable, Any] = {}
+
+    def sides(self) -> tuple[StagedModel, StagedModel]:
+        """Reference and candidate. Raises DbnetError as `open_staged` does."""
+        return self._once("sides", self._open)
+
+    def stages(self) -> ModelComparison:
+        """Stage by stage, on the first of the images that can be read or on a drawn one. Raises DbnetError."""
+        return self._once("stages", lambda: compare_models(*self.sides(), self._pictures()))
+
+    def on_images(self, given: str) -> MapComparison:
+        """Maps and boxes of the images of one file, folder or glob. Raises DbnetError."""
+        return self._once(("images", given), lambda: self._compare_on(find_images([given])))
+
+    def _once(self, what: Hashable, work: Callable[[], T]) -> T:
+        if what not in self._done:
+            try:
+                self._done[what] = work()
+            except MemoryError:
+                self._done[what] = DbnetError("there is not enough memory; take smaller images or another runner")
+            except DbnetError as error:
+                self._done[what] = error
+        found = self._done[what]
+        if isinstance(found, DbnetError):
+            raise found
+        result: T = found
+        return result
+
+    def _open(self) -> tuple[StagedModel, StagedModel]:
+        wanted = self.wanted
+        a, b = for_each(wanted.options, *(
+            partial(open_staged, path, runner, wanted.device)
+            for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True)))
+        return a, b
+
+    def _pictures(self) -> list[np.ndarray]:
+        given = self.wanted.images
+        return pictures_of(find_images(given).files if given else [])
+
+    def _compare_on(self, found: Inputs) -> MapComparison:
+        a, b = self._once("runners", lambda: [Side(side.for_images(), side.runner.spec.boxes) for side in self.sides()])
+        images = list(zip(found.names, found.files, strict=True))[:self.wanted.limit]
+        result = compare_maps(a, b, images)
+        if self.wanted.limit is None:
+            result.failed[:0] = [f"{path}: {problem}" for path, problem in found.refused]
+        return result
+
+
+def pictures_of(files: Sequence[str]) -> list[np.ndarray]:
+    """The first image that can be read, else a drawn one; (H, W, 3) uint8 in BGR."""
+    for file in files:
+        try:
+            return [read_image(file)]
+        except DbnetError:  # told where its boxes are compared
+            continue
+    return [draw(*DRAWN)[0]]
