@@ -6,6 +6,7 @@ Exit codes of every command: 0 done or same, 1 a negative verdict, 2 usage, 3 co
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -56,6 +57,9 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line and turns every failure into one line and an exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this; files must not get its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
     sys.exit(exit_code_of(_run))
 
 

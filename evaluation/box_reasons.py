@@ -33,6 +33,7 @@ MOST, MOST_PIXELS = 100, 5
 
 Kind = Literal["moved", "lost", "invented"]
 Decider = Literal["pixels", "score", "size", "max_candidates", "rule"]
+Rank = tuple[bool, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class BoxDifference:
     from_threshold: float | None = None
 
     @property
-    def rank(self) -> tuple[bool, float]:
+    def rank(self) -> Rank:
         """The higher, the worse: a box more or less by its score, before one that moved by its shift."""
         return self.shift is None, self.shift if self.shift is not None else max(self.score_a or 0, self.score_b or 0)
 
@@ -79,12 +80,15 @@ class BoxDifference:
                 "decided_by": self.decided_by, "why": self.why, "pixels": [asdict(pixel) for pixel in self.pixels]}
 
 
-def differences(a: OneSide, b: OneSide, pairs: Pairs, most: int | None = MOST) -> list[BoxDifference]:
-    """Every box that moved, was lost or invented, with its reason; the `most` worst, the worst first.
+def differences(a: OneSide, b: OneSide, pairs: Pairs, most: int | None = MOST, above: Rank | None = None,
+                ) -> list[BoxDifference]:
+    """Every box that moved, was lost or invented, with its reason; the `most` worst, the worst first. above: those of
+    higher rank alone, for a reason costs time and is not looked for where nobody will read it.
 
     Maps of two sizes, or that show the image at two sizes, have no pixels in common: then there is no reason.
     """
-    bare = sorted(_bare(a, b, pairs), key=lambda difference: difference[0].rank, reverse=True)[:most]
+    bare = [one for one in _bare(a, b, pairs) if above is None or one[0].rank > above]
+    bare = sorted(bare, key=lambda difference: difference[0].rank, reverse=True)[:most]
     if not bare:
         return []
     apart = _places_apart(a, b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from dbnet.sample import Detection
 from dbnet.spec import BoxRule
 from evaluation import pictures
 from evaluation.box_pairs import Pairs, pair_boxes
-from evaluation.box_reasons import MOST, BoxDifference, OneSide, differences
+from evaluation.box_reasons import MOST, BoxDifference, OneSide, Rank, differences
 from evaluation.detect import probability_map
 from evaluation.pipeline import naming
 from evaluation.runners import Runner
@@ -53,7 +54,8 @@ class Boxes:
 @dataclass(frozen=True)
 class ImageComparison:
     """max_abs, mean_abs: of the maps' difference, None where their sizes differ. sizes: (height, width) of both maps.
-    crc32: of the image's file. differences: the boxes that are not the same, the worst of them first, with reasons.
+    crc32: of the image's file. differences: the boxes that are not the same, the worst of them first, with reasons, as
+    far as they can be among those that a report tells of.
     """
 
     name: str
@@ -154,11 +156,13 @@ def compare_maps(a: Side, b: Side, images: Sequence[tuple[str, str]],
     image with what there is so far and how many images there are in all.
     """
     result = MapComparison()
+    told: list[Rank] = []  # of the worst differences so far, the least first
     for name, path in images:
         try:
             with naming(Path(path)):
-                compared, *found = _compared(a, b, name, Path(path))
+                compared, *found = _compared(a, b, name, Path(path), told[0] if len(told) == MOST else None)
             result.images.append(compared)
+            told = heapq.nlargest(MOST, [*told, *(one.rank for one in compared.differences)])[::-1]
             if observe:
                 observe(compared, Path(path), *found)
         except DbnetError as error:
@@ -168,7 +172,7 @@ def compare_maps(a: Side, b: Side, images: Sequence[tuple[str, str]],
     return result
 
 
-def _compared(a: Side, b: Side, name: str, path: Path) -> tuple[ImageComparison, Found, Found]:
+def _compared(a: Side, b: Side, name: str, path: Path, above: Rank | None) -> tuple[ImageComparison, Found, Found]:
     data = read_bytes(path)
     ready = _prepared(a, data, path)
     found_a = _found(a, ready)
@@ -181,7 +185,7 @@ def _compared(a: Side, b: Side, name: str, path: Path) -> tuple[ImageComparison,
     sizes = (map_a.shape[0], map_a.shape[1]), (map_b.shape[0], map_b.shape[1])
     pairs = pair_boxes(found_a.boxes, found_b.boxes)
     reasons = differences(OneSide(map_a, found_a.covered, a.rule, found_a.boxes),
-                          OneSide(map_b, found_b.covered, b.rule, found_b.boxes), pairs)
+                          OneSide(map_b, found_b.covered, b.rule, found_b.boxes), pairs, above=above)
     compared = ImageComparison(name, max_abs, mean_abs, sizes, _counted(pairs), zlib.crc32(data.tobytes()), reasons)
     return compared, found_a, found_b
 

@@ -85,8 +85,9 @@ def _spec_of(path: Path, outline: Outline, error: DbnetError, options: SourceOpt
     elif otherwise is not None:
         base = otherwise.pixels, otherwise.boxes
     else:
-        raise DbnetError(f"{error}; to run it as it is, say which pixels it takes: --pixels NAME, NAME one of {CHOICES}"
-                         ) from error
+        way = "to run it as it is, say which pixels it takes: --pixels NAME" if choice is None else \
+            f"to run it as it is, a NAME is missing in --pixels {choice.text}: write NAME,{choice.text}"
+        raise DbnetError(f"{error}; {way}, NAME one of {CHOICES}") from error
     spec = OpaqueSpec(*base, output="", sigmoid=False)
     if choice is None:
         return spec, notes

@@ -33,7 +33,7 @@ Interval = tuple[float, float]
 class Spread:
     """What may be known of a difference in F. apart: how many of the images are counted differently. draws: of the
     bootstrap, in ascending order. bias, acceleration: BCa's z0 and a. one_text: by how much F moves if one text more is
-    found, or less. texts: how many count.
+    found, or less. texts: how many count. best: the higher of both F-scores.
     """
 
     images: int
@@ -44,19 +44,21 @@ class Spread:
     acceleration: float
     one_text: float
     texts: float
+    best: float
 
     @staticmethod
     def of(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> Spread:
         """From the counts of both sides, (N, V, 4), and the draws that these gave."""
         apart = int((a != b).any(axis=(1, 2)).sum())
         sums_a, sums_b = a.sum(axis=0), b.sum(axis=0)
-        difference = float(_best_f(sums_b) - _best_f(sums_a))
+        both = float(_best_f(sums_a)), float(_best_f(sums_b))
+        difference = both[1] - both[0]
         best = sums_a[int(np.argmax(scores(sums_a)[:, 2]))]
         below = np.mean([np.mean(draws < difference - ROUNDING), np.mean(draws <= difference + ROUNDING)])
         least = 1 / (len(draws) + 1)
         bias = NORMAL.inv_cdf(float(np.clip(below, least, 1 - least)))
         return Spread(len(a), apart, difference, np.sort(draws), bias, _acceleration(a, b),
-                      2 / max(float(best[1] + best[3]), 1.0), float(best[1]))
+                      2 / max(float(best[1] + best[3]), 1.0), float(best[1]), max(both))
 
     def mirrored(self) -> Spread:
         """With A and B exchanged."""

@@ -35,8 +35,8 @@ class Runner(Protocol):
     """A model, open in one framework. device: where it runs, in the framework's words.
 
     A runner may also have `at_once`: how many calls of `run` may be under way at once, in as many threads (1 where it
-    does not say); `digest`: which model it runs (see `open_runner`); and `notes`: what a user should know of how it was
-    opened, one line each.
+    does not say); `digest`: which model it runs (see `open_runner`); `weights_digest`: the sha256 of its canonical
+    weights, None where they are not known; and `notes`: what a user should know of how it was opened, one line each.
     """
 
     name: str
@@ -104,6 +104,7 @@ def open_loaded(model: LoadedModel, runner: str | None = None, device: str | Non
     options = options or SourceOptions()
     opened = _open_known(model, runner or _choose(model), device, stages, threads, options, concurrent)
     opened.notes = [*_pixel_notes(model, options), *getattr(opened, "notes", ())]
+    opened.weights_digest = None if model.unread else model.record.sha256
     return opened  # type: ignore[no-any-return]
 
 

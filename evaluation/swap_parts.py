@@ -128,17 +128,27 @@ def _networks_told(a: Runner, b: Runner) -> str:
     """How the network of B differs, or the runtime that it runs in; empty for the same."""
     if a is b:
         return ""
-    ours, theirs = (getattr(runner, "digest", None) for runner in (a, b))
-    told = []
-    if ours is None or theirs is None:
-        told.append("another model")
-    elif ours != theirs:
-        told.append(f"another model (sha256 {theirs[:12]}, not {ours[:12]})")
-    told.append(_told(_semantics(a.spec), _semantics(b.spec)))
+    told = [_models_told(a, b), _told(_semantics(a.spec), _semantics(b.spec))]
     places = [f"in {runner.name} on {runner.device}" for runner in (a, b)]
     told.append(f"runs {places[1]}, not {places[0]}" if places[0] != places[1] else
                 _told(a.environment(), b.environment()))
     return "; ".join(filter(None, told))
+
+
+def _models_told(a: Runner, b: Runner) -> str:
+    """Whether they are of the same weights. A digest is of weights, or of a file that runs as it is: only those of one
+    kind tell two models apart.
+    """
+    files, weights = ([str(getattr(runner, name, None) or "") for runner in (a, b)]
+                      for name in ("digest", "weights_digest"))
+    if all(files) and files[0] == files[1]:
+        return ""
+    if all(weights) and weights[0] == weights[1]:
+        return "the same weights, run by another graph"
+    ours, theirs = weights if any(weights) else files
+    if not (ours and theirs):
+        return "another file, and whether its weights are the same is not known"
+    return f"another model (sha256 {theirs[:12]}, not {ours[:12]})"
 
 
 def _semantics(spec: AnySpec) -> dict[str, Any]:

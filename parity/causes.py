@@ -28,7 +28,7 @@ Chosen = frozenset[int]
 class Cause:
     """cause: of `suspects.CAUSES`. what: in words. before, residual: largest error of the stage over its largest value,
     before and after mending the candidate of it (and of the causes told before); infinite where the two have other
-    shapes, or one is no number. explained: the residual is within the stage's tolerance.
+    shapes, or one is no number. explained: the residual is within the stage's tolerance. stage: whose error it is.
     """
 
     cause: str
@@ -36,6 +36,7 @@ class Cause:
     before: float
     residual: float
     explained: bool
+    stage: str = ""
 
 
 @dataclass(frozen=True, eq=False)

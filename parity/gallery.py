@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dbnet.errors import DbnetError
-from dbnet.preprocess import read_image
+from dbnet.preprocess import read_bytes
 from dbnet.sample import Detection, Sample
 from evaluation.compare_maps import Found, ImageComparison
 from evaluation.comparison_report.pictures import EXAMPLES, PICTURED, Picture, differs, heat_map, rank, side_by_side
+from evaluation.pictures import decode
 
 
 @dataclass(eq=False)
 class Gallery:
-    """wanted: whether pictures will be asked for; else no maps are kept."""
+    """wanted: whether pictures will be asked for; else no maps are kept. ignore_orientation: show images as they are
+    stored, which is how A sees them.
+    """
 
     wanted: bool
+    ignore_orientation: bool = False
     names: list[str] = field(default_factory=list)
     found_a: list[list[Detection]] = field(default_factory=list)
     found_b: list[list[Detection]] = field(default_factory=list)
@@ -35,8 +39,9 @@ class Gallery:
         if not self.wanted:
             return
         row = {"max_abs": image.max_abs, "sizes": image.sizes, "boxes": asdict(image.boxes)}
-        # The number decides between equals, so that images and arrays are never compared. Maps of 8 MB are kept.
-        entry = (rank(row), -len(self.names), differs(row), image.name, path, a, b)
+        # The number decides between equals, so that images and arrays are never compared. Maps to look at need no more
+        # digits than float16 has: two of 1280 x 736 pixels are 4 MB.
+        entry = (rank(row), -len(self.names), differs(row), image.name, path, _small(a), _small(b))
         if len(self._worst) < PICTURED:
             heapq.heappush(self._worst, entry)
         else:
@@ -55,16 +60,19 @@ class Gallery:
             name, ours, theirs = stage
             made.append(heat_map(ours, theirs, name))
         ordered = sorted(self._worst, key=lambda entry: entry[:2], reverse=True)
-        made += map(_shown, [entry for entry in ordered if entry[2]] or ordered[:EXAMPLES])
+        made += map(self._shown, [entry for entry in ordered if entry[2]] or ordered[:EXAMPLES])
         return [picture for picture in made if picture is not None]
 
+    def _shown(self, entry: tuple[Any, ...]) -> Picture | None:
+        """None for an image that is gone since."""
+        *_, name, path, a, b = entry
+        try:
+            pixels = decode(read_bytes(path), path, self.ignore_orientation)
+        except DbnetError:
+            return None
+        return side_by_side(pixels, a.probability, a.boxes, b.probability, b.boxes, name=name,
+                            covered=(a.covered, b.covered))
 
-def _shown(entry: tuple[Any, ...]) -> Picture | None:
-    """None for an image that is gone since."""
-    *_, name, path, a, b = entry
-    try:
-        pixels = read_image(path)
-    except DbnetError:
-        return None
-    return side_by_side(pixels, a.probability, a.boxes, b.probability, b.boxes, name=name,
-                        covered=(a.covered, b.covered))
+
+def _small(found: Found) -> Found:
+    return replace(found, probability=found.probability.astype(np.float16))

@@ -21,6 +21,7 @@ from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
 from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
 from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
+from parity.photographs import Photograph, Picture
 from parity.staged import StagedModel
 from parity.tolerances import Tolerances, tolerances
 
@@ -74,6 +75,14 @@ class ModelComparison:
             return None
         return self.causes[0].cause if self.causes else "unknown"
 
+    @property
+    def network(self) -> tuple[str, str] | None:
+        """The first stage of the network that differs where the pixels do already, and the cause of that."""
+        stage = next((row.stage for row in self.rows if not row.passed and row.stage != PIXELS), None)
+        if self.first != PIXELS or stage is None:
+            return None
+        return stage, next((cause.cause for cause in self.causes if cause.stage not in ("", PIXELS)), "unknown")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `dbnet compare --json` documents them."""
         causes = [{name: _finite(value) for name, value in vars(cause).items()} for cause in self.causes]
@@ -100,17 +109,21 @@ def _plain(row: StageRow) -> dict[str, Any]:
                    "float64_reference": _finite(row.to_float64[0]), "float64_candidate": _finite(row.to_float64[1])}
 
 
-def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Sequence[np.ndarray], *,
+def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Sequence[Picture], *,
                    referee: bool = True) -> ModelComparison:
     """Compares two opened models.
 
-    pictures: (H, W, 3) uint8 BGR; the pixel formats are compared on all, the stages on the first. referee: measure both
+    pictures: photographs or (H, W, 3) uint8 BGR; the pixel formats are compared on all, the stages on the first, as the
+    reference sees it. referee: measure both
     sides' distance to float64 too, where torch is installed. Raises DbnetError if nothing can be compared.
     """
-    result = ModelComparison("same", [], notes=[*reference.notes, *candidate.notes])
-    _compare_pixels(reference, candidate, pictures, result)
+    photographs = [Photograph.of(picture) for picture in pictures]
+    result = ModelComparison("same", [], notes=[*reference.notes, *candidate.notes,
+                                                *(one.note for one in photographs if one.note)])
+    _compare_pixels(reference, candidate, photographs, result)
+    picture = photographs[0].seen_by(reference.pixels)
     fixed = _only_size(reference, candidate)
-    images = network_input(pictures[0], reference.pixels, fixed=fixed)
+    images = network_input(picture, reference.pixels, fixed=fixed)
     wide = _wider(reference, candidate)
     reference, candidate = (_with_stages(side, images, wide, result) for side in (reference, candidate))
     ours, theirs = reference.run(images), candidate.run(images)
@@ -128,10 +141,21 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
     first = next((row.stage for row in result.rows if not row.passed and row.stage != PIXELS), None)
     if first is not None:  # the pixels may differ too: the network's faults are told after theirs
         try:
-            _explain(result, first, reference, candidate, pictures[0], images, wide)
+            _explain(result, first, reference, candidate, picture, images, wide)
         except DbnetError as error:
             result.notes.append(f"looking for a cause failed: {error}")
+        _tell_network(result, first)
     return result
+
+
+def _tell_network(result: ModelComparison, stage: str) -> None:
+    """That the causes in the pixels are not all, where the network's are not known."""
+    if not result.causes or any(cause.stage == stage for cause in result.causes):
+        return
+    row = next(row for row in result.rows if row.stage == stage)
+    error = row.comparison.max_rel if row.comparison else math.inf
+    what = f"on the same pixels {stage} differs too, and no known difference explains it"
+    result.causes.append(Cause("unknown", what, error, error, False, stage))
 
 
 def _with_stages(side: StagedModel, images: np.ndarray, wide: Tolerances, result: ModelComparison) -> StagedModel:
@@ -181,36 +205,55 @@ def network_input(picture: np.ndarray, pixels: PixelFormat, largest: tuple[int, 
     return prepare(part, replace(pixels, resize="grid")).tensor
 
 
-def _compare_pixels(reference: StagedModel, candidate: StagedModel, pictures: Sequence[np.ndarray],
+def _compare_pixels(reference: StagedModel, candidate: StagedModel, photographs: Sequence[Photograph],
                     result: ModelComparison) -> None:
-    """The row `pixels`: the worst of all pictures; only where the formats differ."""
+    """The row `pixels`: the worst of all pictures that both can take; only where the formats differ."""
     right, wrong = reference.pixels, candidate.pixels
     if right == wrong:
         return
-    worst: Comparison | None = None
-    for picture in pictures:
-        a, b = prepare(picture, right).tensor, prepare(picture, wrong).tensor
-        if a.shape != b.shape:
-            result.rows.append(StageRow(PIXELS, None, why=f"{a.shape[2]} x {a.shape[3]} px against {b.shape[2]} x "
-                                                          f"{b.shape[3]} px"))
-            break
-        found = compare(PIXELS, a, b, PIXEL_TOLERANCE)
-        worst = found if worst is None or found.max_rel > worst.max_rel else worst
-    else:
-        assert worst is not None
-        result.rows.append(StageRow(PIXELS, worst))
-    if not result.rows[0].passed:
-        result.causes = _pixel_causes(right, wrong, pictures[0])
+    found, refused = [], []
+    for photograph in photographs:
+        try:
+            found.append((*_pixel_row(right, wrong, photograph), photograph))
+        except DbnetError as error:  # of an absurd shape, which says nothing of other pictures
+            refused.append((math.inf, StageRow(PIXELS, None, why=str(error)), photograph))
+    _, row, photograph = max(found or refused, key=lambda each: each[0])
+    result.rows.append(row)
+    if not row.passed:
+        result.causes = _pixel_causes(right, wrong, photograph)
+    elif right.ignore_orientation != wrong.ignore_orientation and all(one.is_upright for one in photographs):
+        result.notes.append("the pixel formats differ in ignore_orientation, which changes images with an EXIF "
+                            "orientation only: the one compared here has none")
 
 
-def _pixel_causes(right: PixelFormat, wrong: PixelFormat, picture: np.ndarray) -> list[Cause]:
-    reference, causes = prepare(picture, right).tensor, []
-    before = relative_error(reference, prepare(picture, wrong).tensor)
+def _pixel_row(right: PixelFormat, wrong: PixelFormat, photograph: Photograph) -> tuple[float, StageRow]:
+    """With the largest error, as `_pixel_error` tells it. Raises DbnetError as `prepare` does."""
+    a, b = (prepare(photograph.seen_by(pixels), pixels).tensor for pixels in (right, wrong))
+    if a.shape != b.shape:
+        sizes = " against ".join(f"{tensor.shape[2]} x {tensor.shape[3]} px" for tensor in (a, b))
+        return math.inf, StageRow(PIXELS, None, why=sizes)
+    comparison = compare(PIXELS, a, b, PIXEL_TOLERANCE)
+    return comparison.max_rel, StageRow(PIXELS, comparison)
+
+
+def _pixel_causes(right: PixelFormat, wrong: PixelFormat, photograph: Photograph) -> list[Cause]:
+    causes, before = [], _pixel_error(right, wrong, photograph)
     for name, what, mended in pixel_causes(wrong, right):
-        residual = relative_error(reference, prepare(picture, mended).tensor)
-        causes.append(Cause(name, what, before, residual, residual <= PIXEL_TOLERANCE))
+        residual = _pixel_error(right, mended, photograph)
+        causes.append(Cause(name, what, before, residual, residual <= PIXEL_TOLERANCE, PIXELS))
         before = residual
     return causes
+
+
+def _pixel_error(right: PixelFormat, other: PixelFormat, photograph: Photograph) -> float:
+    """Infinite where the two have other shapes, or one of them cannot take the picture."""
+    if right == other:
+        return 0.0
+    try:
+        a, b = (prepare(photograph.seen_by(pixels), pixels).tensor for pixels in (right, other))
+    except DbnetError:
+        return math.inf
+    return relative_error(a, b)
 
 
 def _wider(*sides: StagedModel) -> Tolerances:
@@ -279,7 +322,8 @@ def _explain(result: ModelComparison, stage: str, reference: StagedModel, candid
         scene = Scene(stage, images, maps, wide.of(stage))
         if scene.error(maps[stage], scene.alone(candidate.lab)) > scene.tolerance:
             break
-    result.causes += find_causes(scene, Side(suspect, candidate.lab), Side(known, reference.lab))
+    causes = find_causes(scene, Side(suspect, candidate.lab), Side(known, reference.lab))
+    result.causes += [replace(cause, stage=stage) for cause in causes]
     if stage == result.first and stage not in TRAINING_STAGES:
         result.layer = first_layer(stage, _graph(candidate), _graph(reference), images, maps, wide.of(stage))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 
+from dbnet.spec import BoxRule
 from evaluation.compare_maps import ImageComparison, MapComparison
 from parity.compare import Comparison
 from parity.models import ModelComparison, StageRow
@@ -20,11 +22,13 @@ def verdict_lines(result: ModelComparison) -> list[str]:
         return ["same: every stage is equal bit for bit" if result.verdict == "same" else
                 "within tolerance: no stage differs by more than its tolerance"]
     inside = f", in {result.layer}" if result.layer not in (None, result.first) else ""
-    lines = [f"different: first at {result.first}{inside}; cause: {result.cause}"]
+    behind = "" if result.network is None else "; the networks differ too, first at {}, cause: {}".format(
+        *result.network)
+    lines = [f"different: first at {result.first}{inside}; cause: {result.cause}{behind}"]
     for cause in result.causes:
         left = "nothing" if not cause.residual else _error(cause.residual)
-        lines.append(f"  {cause.cause}: {cause.what}; mended of it, {left} is left of {_error(cause.before)}"
-                     f"{'' if cause.explained else ', more than the tolerance'}")
+        mended = f"mended of it, {left} is left of {_error(cause.before)}" if cause.residual != cause.before else left
+        lines.append(f"  {cause.cause}: {cause.what}; {mended}{'' if cause.explained else ', more than the tolerance'}")
     if len(result.own) > 1:
         lines.append(f"  errors of their own, not inherited: {', '.join(result.own)}")
     return lines
@@ -73,6 +77,13 @@ def told(result: ModelComparison, sides: tuple[str, str] = SIDES) -> str:
     """All of it: verdict, causes, table and notes."""
     return "\n".join([*verdict_lines(result), stage_table(result.rows, sides),
                       *(f"note: {note}" for note in result.notes)])
+
+
+def rule_notes(a: BoxRule, b: BoxRule) -> list[str]:
+    """In what two box rules differ, one line; none if they are the same."""
+    ours, theirs = asdict(a), asdict(b)
+    found = [f"{name} {value} and {theirs[name]}" for name, value in ours.items() if value != theirs[name]]
+    return [f"the box rules differ: {', '.join(found)}"] if found else []
 
 
 def rows_of(comparisons: Iterable[Comparison], to_float64: Sequence[Mapping[str, float]] = ({}, {})) -> list[StageRow]:

@@ -8,16 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from converters.choices import for_each
 from converters.load import SourceOptions
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
-from dbnet.preprocess import read_image
 from evaluation.compare_maps import MapComparison, Side, compare_maps
 from evaluation.detecting_inputs import Inputs, find_images
 from parity.models import ModelComparison, compare_models
+from parity.photographs import Photograph
 from parity.staged import StagedModel, open_staged
 
 #: The picture that is drawn where no images are given: a seed, height and width in pixels.
@@ -80,7 +78,7 @@ class TwoModels:
             for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True)))
         return a, b
 
-    def _pictures(self) -> list[np.ndarray]:
+    def _pictures(self) -> list[Photograph]:
         given = self.wanted.images
         return pictures_of(find_images(given).files if given else [])
 
@@ -93,11 +91,12 @@ class TwoModels:
         return result
 
 
-def pictures_of(files: Sequence[str]) -> list[np.ndarray]:
-    """The first image that can be read, else a drawn one; (H, W, 3) uint8 in BGR."""
+def pictures_of(files: Sequence[str]) -> list[Photograph]:
+    """The first image that can be read, else a drawn one."""
     for file in files:
         try:
-            return [read_image(file)]
+            return [Photograph.read(file)]
         except DbnetError:  # told where its boxes are compared
             continue
-    return [draw(*DRAWN)[0]]
+    note = "none of the images can be read: the stages are compared on a drawn picture" if files else ""
+    return [Photograph.of(draw(*DRAWN)[0], note)]

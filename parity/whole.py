@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from dbnet.errors import DbnetError
 from dbnet.pixel_formats import told
 from dbnet.sample import Sample
@@ -21,7 +19,9 @@ from evaluation.compare_swap import Attribution
 from evaluation.evaluate import versions
 from parity.gallery import Gallery
 from parity.models import ModelComparison, compare_models
+from parity.photographs import Picture
 from parity.staged import StagedModel
+from parity.told import rule_notes
 
 #: What stands for parts that are not there.
 _WITHOUT_STAGES: dict[str, Any] = {"first_divergence": None, "layer": None, "cause": None, "causes": [],
@@ -34,7 +34,8 @@ class WholeComparison:
 
     sides: A, the reference, and B. rules: how the boxes of each come from its map. stages, maps, scores, swap: what was
     compared, None of what was not. stopped: what a step could not do, one line each. doing: the step under way.
-    seconds: of every step. command: what was typed.
+    seconds: of every step. command: what was typed. keep: called when there is more to know, with whether that is a
+    whole step.
     """
 
     sides: tuple[StagedModel, StagedModel]
@@ -48,6 +49,7 @@ class WholeComparison:
     stopped: list[str] = field(default_factory=list)
     doing: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    keep: Callable[[bool], object] = lambda now: None
 
     @cached_property
     def told(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class WholeComparison:
     def step(self, what: str) -> Iterator[None]:
         """A step's work is done within; its failure is told in `stopped`."""
         self.doing, begin = what, time.perf_counter()
+        self.keep(True)
         try:
             yield
         except DbnetError as error:
@@ -66,10 +69,11 @@ class WholeComparison:
         except MemoryError:
             self.stopped.append(f"{what}: there is not enough memory; take smaller images or another runner")
         self.seconds[what] = round(time.perf_counter() - begin, 3)
-        self.doing = ""
+        self.doing = "going on"
+        self.keep(True)
 
-    def run_stages(self, pictures: Sequence[np.ndarray]) -> None:
-        """`compare_models` on pictures, (H, W, 3) uint8 BGR."""
+    def run_stages(self, pictures: Sequence[Picture]) -> None:
+        """`compare_models` on photographs or arrays, (H, W, 3) uint8 BGR."""
         with self.step("comparing the stages"):
             self.stages = compare_models(*self.sides, pictures)
 
@@ -77,12 +81,14 @@ class WholeComparison:
                    progress: Callable[[int, int], object] = lambda done, count: None) -> list[Side]:
         """`compare_maps` on images, (name, path). progress: (images done, images in all). Returns who ran them."""
         ends: list[Side] = []
+        gallery.ignore_orientation = self.sides[0].pixels.ignore_orientation
         with self.step("comparing the images"):
             ends = [Side(side.for_images(), rule) for side, rule in zip(self.sides, self.rules, strict=True)]
 
             def told(so_far: MapComparison, count: int) -> None:
                 self.maps, done = so_far, len(so_far.images) + len(so_far.failed)
                 self.doing = f"comparing the images, {done} of {count} done"
+                self.keep(False)
                 progress(done, count)
 
             self.maps = compare_maps(ends[0], ends[1], images, told, gallery.observe)
@@ -103,21 +109,23 @@ class WholeComparison:
         compared = self.maps if self.maps is not None and self.maps.images else None
         if (self.stages is not None and self.stages.verdict == "different") or (compared and not compared.same):
             return "different"
-        if self.stopped or (self.maps is not None and not compared):
+        if self.stopped or (self.maps is not None and (self.maps.failed or not compared)):
             return None
-        if self.stages is not None:
-            bits = compared is None or not compared.max_abs
-            return self.stages.verdict if bits else "within tolerance"
-        return "same" if compared else None
+        if compared is not None and compared.max_abs:
+            return "within tolerance"
+        return self.stages.verdict if self.stages is not None else "same" if compared else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `dbnet compare --json` documents them."""
         stages = _WITHOUT_STAGES if self.stages is None else self.stages.to_dict()
         maps = {} if self.maps is None else self.maps.to_dict()
+        if not maps.get("images"):  # nothing was seen, so there is nothing to say of boxes
+            maps |= {"stages": None, "boxes": None}
         scores = None if self.scores is None else {"gt": self.gt, **self.scores.to_dict()}
         return {
             "verdict": self.verdict, "unfinished": "; ".join(self.stopped) or None,
             **{name: value for name, value in stages.items() if name != "verdict"},
+            "notes": list(dict.fromkeys([*stages["notes"], *rule_notes(*self.rules)])),
             "maps": maps.get("stages"), "boxes": maps.get("boxes"), "images": maps.get("images", {}),
             "failed": maps.get("failed", []), "scores": scores,
             "swap": None if self.swap is None else self.swap.to_dict(),
@@ -128,7 +136,8 @@ class WholeComparison:
 def interrupted(data: dict[str, Any], how: str) -> dict[str, Any]:
     """The last that was known of a comparison whose process ended: `how`, in words."""
     doing = data.get("doing") or "starting"
-    lines = [line for line in (data.get("unfinished"), f"{how} while {doing}; what came after is missing") if line]
+    now = f"{' '.join(how.split())} while {doing}; what came after is missing"
+    lines = [line for line in (data.get("unfinished"), now) if line]
     return {name: value for name, value in data.items() if name != "doing"} | {
         "unfinished": "; ".join(lines), "verdict": "different" if data.get("verdict") == "different" else None}
 

@@ -229,6 +229,9 @@ def test_every_difference_has_a_place(seed):
     assert {(one.kind, one.decided_by, len(one.pixels)) for one in found} == {
         (swap[one.kind], one.decided_by, len(one.pixels)) for one in back}
     assert len(between(a, b, 1)) == 1
+    for above in (found[0].rank, found[len(found) // 2].rank, (False, -1.0)):
+        some = differences(a, b, pairs, above=above)
+        assert [one.why for one in some] == [one.why for one in found if one.rank > above]
 
 
 # Pairs ----------------------------------------------------------------------------------------------------------------

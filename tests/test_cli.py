@@ -202,7 +202,12 @@ def test_help_is_short_and_imports_nothing_heavy():
 
 
 def test_demo(tmp_path):
+    theirs = [tmp_path / "demo" / name for name in ("images/holiday.jpg", "models/best.ckpt")]
+    for file in theirs:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"precious")
     done = dbnet("demo", "--out", tmp_path / "demo")
+    assert all(file.read_bytes() == b"precious" for file in theirs)
     assert "the same model everywhere; report: " in done.stdout
     rows = re.findall(r"^ +(torch|mindspore|onnxruntime) +(\d+) +\S+ +\S+ +(\S+)", done.stdout, re.MULTILINE)
     assert [name for name, *_ in rows] == ["torch", "mindspore", "onnxruntime"]

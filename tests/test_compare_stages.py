@@ -19,6 +19,9 @@ from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_weights
 from dbnet.spec import MHLIAO_PIXELS, SPECS
+from evaluation.compare_maps import Side
+from evaluation.runners import open_runner
+from evaluation.swap_parts import parts_of
 
 SPEC = SPECS["db_mv3_paddle"]
 #: What scripts read.
@@ -71,6 +74,9 @@ def test_two_that_part(models, tmp_path):
 def test_two_that_do_not(models):
     code, told = run(models / "a.pth", models / "a.onnx")
     assert code == 0 and "within tolerance" in told and "DIFFERS" not in told
+    ours, theirs = (open_runner(models / f"a.{kind}", stages=("probability",)) for kind in ("pth", "onnx"))
+    [part] = parts_of(Side(ours, SPEC.boxes), Side(theirs, SPEC.boxes))[0]
+    assert part.what.startswith("the same weights, run by another graph; runs in onnxruntime on cpu")
     code, told = run(models / "a.pth", models / "a.pth", "--json", "-")
     assert code == 0 and json.loads(told)["verdict"] == "same" and json.loads(told)["cause"] is None
 
@@ -80,6 +86,18 @@ def test_pixels_are_a_row(models):
     assert code == 1 and "first at pixels; cause: color_order" in told
     code, told = run(models / "a.pth", models / "turned.pth", "--pixels", "paddle")
     assert code == 0 and "same: every stage is equal bit for bit" in told
+
+
+def test_networks_that_differ_behind_the_pixels(models, tmp_path):
+    spec = replace(SPEC, depthwise_padding="same", pixels=replace(SPEC.pixels, colour="RGB"),
+                   boxes=replace(SPEC.boxes, box_thresh=0.5))
+    converters.save_weights(seeded_weights(SPEC, 5), tmp_path / "both.pth", spec=spec)
+    code, told = run(models / "a.pth", tmp_path / "both.pth", "--json", tmp_path / "o.json")
+    assert code == 1 and ("first at pixels; cause: color_order; the networks differ too, first at c2, cause: "
+                          "depthwise_padding") in told
+    assert f"note: the box rules differ: box_thresh {SPEC.boxes.box_thresh} and 0.5" in told
+    causes = json.loads((tmp_path / "o.json").read_text())["causes"]
+    assert [(row["cause"], row["stage"]) for row in causes] == [("color_order", "pixels"), ("depthwise_padding", "c2")]
 
 
 def test_with_images(models, tmp_path):

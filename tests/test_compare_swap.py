@@ -175,7 +175,15 @@ def test_what_is_another_network():
     assert told("plain", "place") == "runs in torch on cuda:0, not in torch on cpu"
     assert told("plain", "threads") == "threads is 4, not 1"
     assert told("plain", "model").startswith("another model (sha256 ffffffffffff, not ")
-    assert told("plain", "nameless") == "another model"
+    assert told("plain", "nameless") == "another file, and whether its weights are the same is not known"
+    for name, weights in (("plain", "w"), ("place", "w"), ("model", "v")):
+        runners[name].weights_digest = weights * 64
+    runners["place"].digest = "e" * 64  # of an .onnx, where the others are of weights
+    assert told("plain", "place").startswith("the same weights, run by another graph; runs in torch on cuda:0, not ")
+    assert told("place", "model").startswith("another model (sha256 vvvvvvvvvvvv, not wwwwwwwwwwww); runs in torch ")
+    assert told("plain", "again") is None
+    runners["again"].digest = "e" * 64
+    assert told("plain", "again") == "another file, and whether its weights are the same is not known"
     assert told("training", "gate") == "se_gate is sigmoid, not none"
     runners["plain"].spec = own
     assert told("plain", "training") is None  # what only training sees moves no map

@@ -282,6 +282,9 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(here, model, monkeyp
     (["photos", "--runner", "tensorflow"], "onnxruntime"),
     (["photos", "--box-thresh", "1.5"], "1.5"),
     (["photos", "--picture-format", "gif"], "png"),
+    (["photos", "--box-rule", "mindocr", "--dilation"], "--dilation means nothing for boxes by the rule mindocr"),
+    (["photos", "--box-rule", "mhliao", "--score-mode", "slow"], "--score-mode slow means nothing"),
+    (["photos", "--dilation"], "by the rule mindocr; add --box-rule paddle"),  # the model's own
     (["photos", "--out", ""], "empty"),
     (["photos", "--threads", "0"], "0"),
 ])

@@ -13,7 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
+import converters
 from dbnet.cli import guarded as guard
+from dbnet.seeded import seeded_weights
 from tests import detecting
 
 pytest.importorskip("onnxruntime")
@@ -90,13 +92,45 @@ def test_the_ends_of_a_child(tmp_path):
               "sys.exit(exit_code_of(lambda: guarded(work, lambda known, how: print(known, how))))\n")
     for line, code, errors in (("pass", 0, ""), ("raise click.exceptions.Exit(1)", 1, ""),
                                ("raise DbnetError('no')", 3, "dbnet: no\n"),
-                               ("import os; os.abort()", 0, "")):
+                               ("import os; os.abort()", 0, ""), ("sys.exit(0)", 0, ""), ("1 / 0", 0, "")):
         done = subprocess.run([sys.executable, "-c", script.format(line)], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (code, errors), line
-        if "abort" in line:
-            assert "{} a runtime crashed (SIGABRT)" in done.stdout
-        else:
-            assert done.stdout == "done\n"
+        told = {"import os; os.abort()": "{} a runtime crashed (SIGABRT)\n",
+                "sys.exit(0)": "{} a runtime ended the process (exit code 0)\n",
+                "1 / 0": "{} internal error, please report it (ZeroDivisionError: division by zero; DBNET_TRACEBACK=1 "
+                         "shows where)\n"}
+        assert done.stdout.removeprefix("done\n") == told.get(line, "")  # what a crash leaves of it is no matter
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_nobody_reads_what_is_printed(closed, tmp_path):
+    """The verdict stays, and the reports are written: `| head`, and a standard output that is closed."""
+    detecting.write_photos(tmp_path / "photos", 1)
+    models = [detecting.write_model(tmp_path / "a.onnx"), tmp_path / "b.onnx"]
+    converters.save_weights(seeded_weights(detecting.SPEC, 2031), models[1], spec=detecting.SPEC)
+    command = [sys.executable, "-m", "dbnet", "compare", *map(str, models), "--no-stages", "--images",
+               str(tmp_path / "photos"), "--html", str(tmp_path / "r.html")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb", closefd=True) as stream:
+        done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command] if closed else command, check=False,
+                              stdout=stream, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "</html>" in (tmp_path / "r.html").read_text()
+
+
+def test_no_room_to_keep_anything(tmp_path):
+    """The work matters more."""
+    keeper = guard.Keeper(tmp_path / "gone")
+    keeper.keep(dict, now=True)
+    assert not (tmp_path / "gone").exists()
+    (tmp_path / "here").mkdir()
+    keeper = guard.Keeper(tmp_path / "here")
+    keeper.keep(lambda: {"a": 1})
+    keeper.keep(lambda: {"a": 2})  # a moment later
+    assert json.loads((tmp_path / "here/known.json").read_text()) == {"a": 1}
+    keeper.keep(lambda: {"a": 3}, now=True)
+    assert json.loads((tmp_path / "here/known.json").read_text()) == {"a": 3}
 
 
 def test_within_another_program(capsys):

@@ -99,7 +99,9 @@ def test_what_nothing_tells_is_taken_from_the_caller(tmp_path):
     assert open_runner(path, otherwise=SPECS["dbnet_resnet50"]).spec.pixels == MINDOCR_PIXELS
     recognised = detector(tmp_path / "p.onnx", producer="PaddlePaddle")
     assert open_runner(recognised, otherwise=SPECS["dbnet_resnet50"]).spec.pixels == PADDLE_PIXELS
-    with pytest.raises(DbnetError, match="--pixels NAME"):
+    with pytest.raises(DbnetError, match="--pixels NAME, NAME one of mindocr"):
+        open_runner(path)
+    with pytest.raises(DbnetError, match="a NAME is missing in --pixels size=64: write NAME,size=64, NAME one of"):
         open_runner(path, pixels="size=64")
 
 

@@ -139,6 +139,10 @@ def test_a_failure_is_remembered(folder, monkeypatch):
 
 
 def test_the_picture(folder):
-    assert pictures_of([])[0].shape == (*DRAWN[1:], 3)
-    found = pictures_of([str(folder / "some" / "broken.png"), str(folder / "photos" / "1.png")])
-    assert found[0].shape == (192, 320, 3)
+    [drawn] = pictures_of([])
+    assert drawn.upright.shape == (*DRAWN[1:], 3) and not drawn.note
+    broken = str(folder / "some" / "broken.png")
+    [found] = pictures_of([broken, str(folder / "photos" / "1.png")])
+    assert found.upright.shape == (192, 320, 3) and not found.note
+    [drawn] = pictures_of([broken])
+    assert drawn.upright.shape == (*DRAWN[1:], 3) and "none of the images can be read" in drawn.note

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from converters.choices import for_each
 from converters.load import NoChoiceError, SourceOptions
-from dbnet.spec import STAGES
+from dbnet.cli import compare_show
+from dbnet.spec import MHLIAO_BOXES, STAGES
 from evaluation.box_reasons import BoxDifference
 from evaluation.compare_maps import Boxes, ImageComparison, MapComparison
 from parity.causes import Cause
 from parity.compare import compare
-from parity.models import ModelComparison, StageRow
-from parity.told import box_lines, image_table, rows_of, stage_table, told, verdict_lines
+from parity.models import ModelComparison, StageRow, _tell_network
+from parity.told import box_lines, image_table, rows_of, rule_notes, stage_table, told, verdict_lines
 
 
 def comparison(stage, error):
@@ -70,6 +73,53 @@ def test_the_verdict_comes_first():
     assert "c3, c4" in lines[3] and lines[-1] == "note: one\tnote"
     assert verdict_lines(ModelComparison("same", [])) == ["same: every stage is equal bit for bit"]
     assert verdict_lines(ModelComparison("within tolerance", []))[0].startswith("within tolerance: ")
+
+
+def test_networks_that_differ_behind_the_pixels_are_told():
+    pixels = Cause("color_order", "colour is BGR, not RGB", 0.7, 0.0, True, "pixels")
+    unknown = Cause("unknown", "c3 differs too", 0.5, 0.5, False, "c3")
+    result = ModelComparison("different", rows(), "pixels", causes=[pixels, unknown])
+    first, _, last, *_ = verdict_lines(result)
+    assert first == ("different: first at pixels; cause: color_order; the networks differ too, first at c3, "
+                     "cause: unknown")
+    assert last == "  unknown: c3 differs too; an error of 5.0e-01, more than the tolerance"
+    alone = ModelComparison("different", rows()[:2], "pixels", causes=[pixels])
+    assert verdict_lines(alone)[0] == "different: first at pixels; cause: color_order"
+
+
+def test_box_rules_that_differ_are_a_note():
+    assert rule_notes(MHLIAO_BOXES, MHLIAO_BOXES) == []
+    assert rule_notes(MHLIAO_BOXES, replace(MHLIAO_BOXES, binary_thresh=0.2, unclip_ratio=2.5)) == [
+        f"the box rules differ: binary_thresh {MHLIAO_BOXES.binary_thresh} and 0.2, "
+        f"unclip_ratio {MHLIAO_BOXES.unclip_ratio} and 2.5"]
+
+
+@pytest.mark.parametrize(("verdict", "stages", "seen", "failed", "line"), [
+    ("different", "different", 3, 0, ""), ("same", "same", 3, 0, ""), ("same", None, 3, 0, ""),
+    ("within tolerance", None, 3, 0, ""),
+    ("within tolerance", "within tolerance", 0, 0, ""), ("different", None, 3, 0, "different: in what they find"),
+    ("different", "same", 3, 0, "different: in what they find; the stages are the same"),
+    ("different", "within tolerance", 3, 1, "different: in what they find; the stages are the same within tolerance"),
+    ("within tolerance", "same", 3, 0, "within tolerance: in what they find; the stages are the same"),
+    (None, "same", 3, 2, "no verdict: the same on 3 of 5 images, the others failed"),
+    (None, "same", 0, 2, "no verdict: not all could be compared"),
+    (None, None, 0, 0, "no verdict: not all could be compared")])
+def test_the_whole_verdict_is_told_where_no_other_line_does(verdict, stages, seen, failed, line):
+    whole = SimpleNamespace(verdict=verdict, stages=stages and SimpleNamespace(verdict=stages), stopped=[],
+                            maps=SimpleNamespace(images=[0] * seen, failed=[""] * failed))
+    assert compare_show._verdict(whole) == line
+
+
+def test_a_network_without_a_cause_is_told_behind_the_pixels():
+    pixels = Cause("color_order", "colour is BGR, not RGB", 0.7, 0.0, True, "pixels")
+    result = ModelComparison("different", rows(), "pixels", causes=[pixels])
+    for _ in range(2):  # and once only
+        _tell_network(result, "c3")
+    assert [(cause.cause, cause.stage) for cause in result.causes] == [("color_order", "pixels"), ("unknown", "c3")]
+    assert result.network == ("c3", "unknown") and result.to_dict()["causes"][1]["before"] == pytest.approx(0.5)
+    plain = ModelComparison("different", rows()[1:], "c3")
+    _tell_network(plain, "c3")
+    assert (plain.causes, plain.cause, plain.network) == ([], "unknown", None)
 
 
 def test_the_worst_images_are_told():

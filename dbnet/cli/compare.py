@@ -23,8 +23,8 @@ LISTED = 20
 RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: What needs a ground truth; what needs images; what needs models that run.
 _OF_SCORES = {"form": "--format", "protocols": "--protocol", "same_f": "--same-f"}
-_OF_IMAGES = {"limit", "recursive", "threads", "map_output", "gt", "swap", *_OF_SCORES, "protocol_b", *BOX_SETTINGS}
-_OF_RUNS = {"runner_a", "runner_b", "device", "pixels", *_OF_IMAGES, *REPORTS}
+_OF_IMAGES = {"limit", "recursive", "gt", "swap", *_OF_SCORES, "protocol_b", *BOX_SETTINGS}
+_OF_RUNS = {"runner_a", "runner_b", "device", "threads", "map_output", "pixels", *_OF_IMAGES, *REPORTS}
 
 
 @click.command()
@@ -71,7 +71,7 @@ def compare(context: click.Context, a: Path, b: Path, weights: bool, images: tup
     same: no difference found is not the same. With --weights a different semantic (such as stem_pool) is a difference:
     equal names do not make equal numbers; so is a graph that is no known network, whatever its names.
     """
-    check_apart(json_path, given["reports"], a, b)
+    check_apart(json_path, given["reports"], *(path for path in (a, b, given["gt"]) if path is not None))
     if weights:
         if images or given["stages"]:
             raise click.UsageError(f"give --weights or {'--images' if images else '--stages'}, one of them")

@@ -49,16 +49,20 @@ def find_inputs(images: tuple[str, ...], recursive: bool, limit: int | None, gt:
 
 def _labelled(files: Sequence[str], gt: Path, form: str | None) -> tuple[list[Sample], str]:
     """The labels of every file, and whose format they have."""
+    from dbnet.datasets.archive import base_name, image_stem
     from dbnet.datasets.sources import paired
     folders = list(dict.fromkeys(Path(file).parent for file in files))
     try:
         found = paired(form, folders, [gt])
     except DbnetError as error:
         raise DbnetError(str(error).replace("name the data set:", "say --format:")) from error
-    unreadable = next((repair for repair in found.repairs if repair.kind == "unreadable label"), None)
-    if unreadable is not None:
-        raise DbnetError(unreadable.detail)
     labels = {entry.image.resolve(): entry.sample for entry in found.entries if entry.image is not None}
+    stems = {image_stem(Path(file).name) for file in files}
+    keys = {labels[path].image.as_posix() for file in files if (path := Path(file).resolve()) in labels}
+    for repair in found.repairs:  # of images that were not asked for they matter to nobody
+        whole = repair.index is None and image_stem(base_name(repair.image)) in stems
+        if repair.kind == "unreadable label" and (whole or repair.image in keys):
+            raise DbnetError(repair.detail)
     missing = [file for file in files if Path(file).resolve() not in labels]
     if missing:
         more = f" ({len(missing)} of these)" if len(missing) > 1 else ""

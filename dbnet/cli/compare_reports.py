@@ -12,10 +12,12 @@ import click
 from dbnet.cli.options import write_json
 from dbnet.errors import DbnetError
 
-#: Option -> (what it is for, what such a file begins with).
-REPORTS = {"html": ("Write a page with charts, maps and boxes; it stands by itself.", b"<"),
-           "markdown": ("Write the tables as Markdown.", b"#"),
-           "junit": ("Write a test report for CI (JUnit XML).", b"<")}
+#: Option -> (what it is for, what such a file of ours holds in its first `BEGIN` bytes).
+REPORTS = {"html": ("Write a page with charts, maps and boxes; it stands by itself.",
+                    b'<meta name="generator" content="dbnet-parity">'),
+           "markdown": ("Write the tables as Markdown.", b"<!-- dbnet compare -->"),
+           "junit": ("Write a test report for CI (JUnit XML).", b'<testsuites name="dbnet compare"')}
+BEGIN = 600
 
 
 def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,14 +44,16 @@ def _checked(_context: click.Context, parameter: click.Parameter, path: str | No
     check_report(file)
     if file.is_file():
         with file.open("rb") as stream:
-            begin = stream.read(1)
-        if begin not in (b"", REPORTS[str(parameter.name)][1]):
+            begin = stream.read(BEGIN)
+        if begin and REPORTS[str(parameter.name)][1] not in begin:
             raise DbnetError(f"{path}: exists and is no report of --{parameter.name}; name another file")
     return path
 
 
 def check_apart(json_path: str | None, reports: dict[str, str], *inputs: Path) -> None:
-    """Raises a usage error for one file that is to be two reports, DbnetError for one that is read."""
+    """Raises a usage error for one file that is to be two reports, DbnetError for one that is read, or lies
+    in a folder that is.
+    """
     files = [path for path in (json_path, *reports.values()) if path not in (None, "-")]
     resolved = [Path(str(path)).resolve() for path in files]
     if len(set(resolved)) < len(resolved):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +16,7 @@ import click
 from dbnet.cli.compare_reports import write_reports
 from dbnet.cli.evaluate_options import chosen_boxes
 from dbnet.cli.guarded import Keeper, guarded
-from dbnet.cli.options import progress_bar, tell_notes
+from dbnet.cli.options import progress_bar, tell_notes, write_json
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ def _crashed(request: Request, known: dict[str, Any], how: str) -> None:
         raise DbnetError(f"{how} while the models were opened, so there is nothing to report")
     data = interrupted(known, how)
     write_reports(request.json_path, request.reports, data)
-    if data["verdict"] == "different":
+    if data["verdict"] == "different" and request.given["same_f"] is None:
         click.echo(f"dbnet: {data['unfinished']}", err=True)
         raise click.exceptions.Exit(1)
     raise DbnetError(data["unfinished"])
@@ -84,13 +87,26 @@ def _compare(request: Request, keeper: Keeper) -> None:
     rules = [chosen_boxes(side.runner.spec.boxes, given["boxes"]) for side in sides]
     whole = WholeComparison(sides, (rules[0], rules[1]), request.command, gt=given["gt"] and str(given["gt"]))
     pictures = _fill(whole, request, inputs, keeper)
-    if not request.quiet:
-        compare_show.show(whole)
-    write_reports(request.json_path, request.reports, whole.to_dict(), pictures)
-    if not request.quiet:
-        for path in request.reports.values():
-            click.echo(f"report: {path}")
+    data = whole.to_dict()
+    write_reports(None if request.quiet else request.json_path, request.reports, data, pictures)
+    with _until_the_reader_leaves():
+        if request.quiet:
+            write_json("-", data)
+        else:
+            compare_show.show(whole)
+            for path in request.reports.values():
+                click.echo(f"report: {path}")
     _leave(whole, given["same_f"])
+
+
+@contextmanager
+def _until_the_reader_leaves() -> Iterator[None]:
+    """`| head` must not make another verdict."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fill(whole: WholeComparison, request: Request, inputs: Inputs, keeper: Keeper) -> list[Any]:
@@ -99,32 +115,21 @@ def _fill(whole: WholeComparison, request: Request, inputs: Inputs, keeper: Keep
     from parity.two_models import pictures_of
     given, gallery = request.given, Gallery("html" in request.reports)
 
-    def keep(now: bool = True) -> None:
-        keeper.keep(lambda: whole.to_dict() | {"doing": whole.doing}, now)
-
-    keep()
+    whole.keep = lambda now: keeper.keep(lambda: whole.to_dict() | {"doing": whole.doing}, now)
     if given["stages"] is not False:
-        whole.doing = "comparing the stages"
-        keep()
         whole.run_stages(pictures_of(inputs.files))
     if inputs.files:
         with progress_bar(len(inputs.files), request.quiet) as advance:
-            def progress(done: int, count: int) -> None:
-                keep(now=not done)
-                advance(done, count)
-
-            ends = whole.run_images(inputs.named, gallery, progress)
+            ends = whole.run_images(inputs.named, gallery, advance)
         if whole.maps is not None:
             whole.maps.failed[:0] = inputs.refused
         if inputs.samples and gallery.names:
             whole.run_scores(dict(zip(inputs.names, inputs.samples, strict=True)), gallery, inputs.protocols,
                              given["same_f"])
         if given["swap"] and ends:
-            keep()
             _swap(whole, request, inputs, ends)
     pictures: list[Any] = []
     with whole.step("making the pictures"):
-        keep()
         pictures = gallery.pictures(whole.stages.shown if whole.stages else None)
     return pictures
 

@@ -19,21 +19,43 @@ if TYPE_CHECKING:
 LISTED = 20
 #: Boxes that differ, told one by one.
 LISTED_BOXES = 10
+_ALIKE = {"same": "the same", "within tolerance": "the same within tolerance"}
 
 
 def show(whole: WholeComparison) -> None:
     """All that was compared."""
+    from parity.told import rule_notes
     from parity.whole import title_of
     for name, side, rule in zip("AB", whole.sides, whole.rules, strict=True):
         click.echo(f"{name}: {title_of(side, rule if whole.maps is not None else None)}")
+    if line := _verdict(whole):
+        click.echo(line)
     if whole.stages is not None:
         show_stages(whole.stages, [note for side in whole.sides for note in getattr(side.runner, "notes", ())])
+    for note in rule_notes(*whole.rules):
+        click.echo(f"note: {note}")
     if whole.maps is not None and whole.maps.images:
         _maps(whole.maps)
     if whole.scores is not None:
         _scores(whole.scores)
     if whole.swap is not None:
-        _swap(whole.swap)
+        _swap(whole)
+
+
+def _verdict(whole: WholeComparison) -> str:
+    """The whole verdict, where neither the line of the stages nor that of the images says it."""
+    stages = None if whole.stages is None else whole.stages.verdict
+    verdict = whole.verdict
+    seen, failed = (len(whole.maps.images), len(whole.maps.failed)) if whole.maps is not None else (0, 0)
+    if verdict is not None and verdict == stages:
+        return ""
+    if verdict == "different":
+        return f"different: in what they find{f'; the stages are {_ALIKE[stages]}' if stages else ''}"
+    if verdict is None and failed and seen and not whole.stopped:
+        return f"no verdict: the same on {seen} of {seen + failed} images, the others failed"
+    if verdict is None:
+        return "no verdict: not all could be compared"
+    return "within tolerance: in what they find; the stages are the same" if stages else ""
 
 
 def show_stages(result: ModelComparison, known: Collection[str] = ()) -> None:
@@ -62,8 +84,12 @@ def _maps(result: MapComparison) -> None:
         click.echo(f"{result.other_sizes} of {len(result.images)} images have maps of two sizes, so their pixels are "
                    f"not the same, and their maps were not compared; --pixels gives both models the same")
     boxes = result.boxes
-    if result.same:
-        click.echo(f"same: {boxes.a} boxes in {len(result.images)} images, all with the same corners, and "
+    same = "within tolerance" if result.max_abs else "same"
+    if result.same and not boxes.a:
+        click.echo(f"{same}: neither finds a box in {len(result.images)} images, which proves nothing of boxes, and "
+                   f"probabilities are at most {result.max_abs:.1e} apart (tolerance {TOLERANCE:g})")
+    elif result.same:
+        click.echo(f"{same}: {boxes.a} boxes in {len(result.images)} images, all with the same corners, and "
                    f"probabilities at most {result.max_abs:.1e} apart (tolerance {TOLERANCE:g})")
     else:
         click.echo(f"different: {boxes.identical} of {boxes.a} boxes are the same, {boxes.moved} moved, {boxes.lost} "
@@ -103,14 +129,19 @@ def _scores(comparison: Any) -> None:
             click.echo(f"{name}: {row['note']}")
 
 
-def _swap(found: Any) -> None:
+def _swap(whole: WholeComparison) -> None:
     """Which part makes how much of the difference."""
-    data = found.to_dict()
+    from evaluation.comparison_report.sections import swap
+    assert whole.swap is not None
+    data = whole.swap.to_dict()
     rows = [(part["part"], part["what"], _number(part["boxes"], "+.2f"), _number(part["boxes_share"], ".0%"),
              _number(part["alone_boxes"], "d"), _number(part["fscore"], "+.5f"), _number(part["fscore_share"], ".0%"),
              _number(part["alone_fscore"], "+.5f")) for part in data["parts"]]
     print_table("", ("part", "A and B", "boxes", "share", "alone", "F", "share", "alone"), rows, right=range(2, 8))
-    click.echo(found.summary)
+    click.echo(whole.swap.summary)
+    scored = whole.scores.protocols if whole.scores is not None else {}
+    for note in swap({"swap": data, "scores": {"protocols": scored}})["notes"]:
+        click.echo(f"note: {note}")
 
 
 def _number(value: Any, form: str) -> str:

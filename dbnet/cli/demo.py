@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from dbnet.sample import Sample
     from parity.whole import WholeComparison
 
+#: The files, each made from the one before.
+CHAIN = ("embedded.ckpt", "hop1.pth", "hop2.onnx", "hop3.ckpt")
 #: Runtime -> which of the converted files it reads; the first that is installed is the reference.
 RUNTIMES = {"torch": "hop1.pth", "mindspore": "hop3.ckpt", "onnxruntime": "hop2.onnx"}
 
@@ -45,7 +46,7 @@ def demo(out: Path) -> None:
     folder = _empty(out)
     for line in _convert(folder):
         click.echo(line)
-    weights = compare_weights(load_model(folder / "embedded.ckpt"), load_model(folder / "hop3.ckpt"))
+    weights = compare_weights(load_model(folder / CHAIN[0]), load_model(folder / CHAIN[-1]))
     click.echo(f"ckpt -> pth -> onnx -> ckpt: {weights.identical} tensors identical, "
                f"{len(weights.different)} different")
     there = [name for name in RUNTIMES if installed(name)]
@@ -64,13 +65,13 @@ def demo(out: Path) -> None:
 
 
 def _empty(out: Path) -> Path:
-    """The folder of the models, without what an earlier demo left; other files in `out` stay."""
+    """The folder of the models, without what an earlier demo left; all other files stay."""
     from dbnet.errors import DbnetError
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("models", "images"):
-            shutil.rmtree(out / name, ignore_errors=True)
-            (out / name).mkdir()
+        for folder in (out, out / "models", out / "images"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in CHAIN:
+            (out / "models" / name).unlink(missing_ok=True)
     except OSError as error:
         raise DbnetError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from error
     return out / "models"
@@ -80,7 +81,7 @@ def _convert(folder: Path) -> list[str]:
     """Writes every file of the chain; what there is to say of each."""
     from converters.convert import convert, describe
     source, said = WEIGHTS, []
-    for name in ("embedded.ckpt", "hop1.pth", "hop2.onnx", "hop3.ckpt"):
+    for name in CHAIN:
         done = convert(source, folder / name)
         said.append(describe(done)[0])
         source = done.target
@@ -119,7 +120,8 @@ def _compare(out: Path, reference: str, runtime: str, samples: list[Sample]) -> 
     pixels = f"resize=stretch,size={HEIGHT}x{WIDTH}"  # the model's own size is eleven times as many pixels
     a, b = (open_staged(file, name, "cpu", SourceOptions(pixels=pixels))
             for file, name in zip(files, (reference, runtime), strict=True))
-    command = ["dbnet", "compare", *map(str, files), "--images", str(out / "images"), "--pixels", pixels]
+    command = ["dbnet", "compare", *map(str, files), "--device", "cpu", "--images", str(out / "images"), "--pixels",
+               pixels]
     whole = WholeComparison((a, b), (a.runner.spec.boxes, b.runner.spec.boxes), command, gt="the drawn outlines")
     gallery = Gallery(wanted=True)
     whole.run_stages([read_image(samples[0].image)])

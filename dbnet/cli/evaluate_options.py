@@ -37,19 +37,32 @@ def box_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--dilation/--no-dilation", default=None, help="Rule paddle: widen the bitmap by a pixel.")
     @functools.wraps(command)
     def wrapped(**given: Any) -> Any:
-        boxes = {name: given.pop(name) for name in BOX_SETTINGS}
-        return command(boxes={name: value for name, value in boxes.items() if value is not None}, **given)
+        boxes = {name: value for name in BOX_SETTINGS if (value := given.pop(name)) is not None}
+        if "rule" in boxes:
+            _check_choices(boxes["rule"], boxes)
+        return command(boxes=boxes, **given)
 
     return wrapped
+
+
+def _check_choices(rule: str, given: Mapping[str, Any]) -> None:
+    """A usage error for what only PaddleOCR's rule has."""
+    odd = [option for option, is_odd in (("--score-mode slow", given.get("score_mode", "fast") != "fast"),
+                                         ("--dilation", given.get("dilation", False))) if is_odd]
+    if odd and rule != "paddle":
+        raise click.UsageError(f"{odd[0]} means nothing for boxes by the rule {rule}; add --box-rule paddle, whose "
+                               f"choice it is")
 
 
 def chosen_boxes(own: BoxRule, given: Mapping[str, Any]) -> BoxRule:
     """The model's own rule with the settings that were given.
 
-    Under another project's rule, or with another type of box, the thresholds start from that project's defaults.
+    Under another project's rule, or with another type of box, the thresholds start from that project's defaults. A
+    usage error for settings that the rule does not have.
     """
     from dbnet.postprocess import default_boxes
     rule, box_type = given.get("rule", own.rule), given.get("box_type", own.box_type)
+    _check_choices(rule, given)
     base = own if (rule, box_type) == (own.rule, own.box_type) else default_boxes(rule, box_type)
     return replace(base, **given)
 

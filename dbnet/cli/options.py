@@ -173,7 +173,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
         table.add_column(name, justify="right" if i in set(right) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a file may be called d[/red].png
     if not console.is_terminal:
         console.width = 200
     console.print(table)

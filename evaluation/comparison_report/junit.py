@@ -10,7 +10,7 @@ from typing import Any
 from evaluation.comparison_report import sections
 from evaluation.comparison_report.stages import stage_views
 from evaluation.comparison_report.verdict import names, verdict
-from evaluation.comparison_report.words import cleaned, count, lines, one_line, part, parts, real
+from evaluation.comparison_report.words import cleaned, count, lines, many, one_line, part, parts, real, tolerance
 
 SUITE = "dbnet compare"
 
@@ -45,7 +45,7 @@ def junit(data: Mapping[str, Any]) -> str:
                                                       **totals})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(data):
-        ElementTree.SubElement(properties, "property", {"name": name, "value": one_line(value)})
+        ElementTree.SubElement(properties, "property", {"name": name, "value": cleaned(str(value))})
     for case in cases:
         _add(suite, case)
     ElementTree.indent(top)
@@ -116,15 +116,10 @@ def _maps(data: Mapping[str, Any]) -> Iterator[_Case]:
         if row.get("passed"):
             yield _Case("images", name)
             continue
-        sizes = count(row.get("other_sizes"))
-        apart = f"; {sizes} images have maps of two sizes" if sizes else ""
-        yield _Case("images", name, "failure", f"{_float(row.get('max_abs'))} apart, tolerance "
-                                               f"{_float(row.get('tolerance'))}{apart}")
-
-
-def _float(value: Any) -> str:
-    number = real(value)
-    return "unknown" if number is None else f"{number:.3g}"
+        sizes, apart = count(row.get("other_sizes")), real(row.get("max_abs"))
+        told = [f"{apart:.3g} apart, tolerance {tolerance(row.get('tolerance'))}"] if apart is not None else []
+        told += [f"{many(sizes, 'image has', 'images have')} maps of two sizes"] if sizes else []
+        yield _Case("images", name, "failure", "; ".join(told) or "not the same")
 
 
 def _boxes(data: Mapping[str, Any]) -> Iterator[_Case]:
@@ -132,7 +127,8 @@ def _boxes(data: Mapping[str, Any]) -> Iterator[_Case]:
     if not boxes:
         return
     if not found["in_all"]:
-        yield _Case("boxes", "boxes")
+        alike = count(boxes.get("a"))
+        yield _Case("boxes", "boxes") if alike else _Case("boxes", "boxes", "skipped", "neither of the two finds a box")
         return
     message = (f"{count(boxes.get('identical'))} of {count(boxes.get('a'))} are the same, {count(boxes.get('moved'))} "
                f"moved, {count(boxes.get('lost'))} lost, {count(boxes.get('invented'))} invented")

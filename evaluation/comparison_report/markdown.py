@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from evaluation.comparison_report.stages import stage_views
 from evaluation.comparison_report.verdict import names, verdict
 from evaluation.comparison_report.words import lines, one_line, part
 
+#: First in the file, unseen, so that nothing but a report of ours is ever replaced by one.
+MARK = "<!-- dbnet compare -->"
 #: Rows of a table at most; a comment on a pull request takes 65,536 characters.
 MOST = 20
 #: What means something in Markdown or HTML, and @, which would call people.
@@ -22,7 +25,7 @@ _HARMLESS = re.compile(r"[\w./: ,+=()'-]+")
 def markdown(data: Mapping[str, Any]) -> str:
     """Verdict first; sections without content are left out."""
     told = verdict(data)
-    blocks = [f"## {_text(told.title)}"]
+    blocks = [MARK, f"## {_text(told.title)}"]
     if data.get("unfinished"):
         blocks.append(f"> **Unfinished.** {_text(data['unfinished'])}")
     blocks.append("A is {}, B is {}.".format(*(_code(name) for name in names(data))))
@@ -75,7 +78,7 @@ def _stages(data: Mapping[str, Any]) -> list[str]:
 
 def _causes(data: Mapping[str, Any]) -> list[str]:
     rows = [[_text(row["name"]), _text(row["what"]), row["before"], row["residual"],
-             "yes" if row["explained"] else "not all of it"] for row in sections.causes(data)]
+             row["said"]] for row in sections.causes(data)]
     return _titled("Why they part", _table(("cause", "what is different", "error before", "left once corrected",
                                             "explains it"), rows))
 
@@ -134,9 +137,10 @@ def _lists(data: Mapping[str, Any]) -> list[str]:
 
 def _again(data: Mapping[str, Any]) -> list[str]:
     command = sections.command(data)
-    blocks = [_code(command)] if command else []
+    blocks = [f"<pre>{html.escape(command).replace('@', '&#64;')}</pre>"] if command else []
     rows = [[_text(row["name"]), _code(row["a"]), _code(row["b"])] for row in sections.sides(data)["telling"]]
     blocks += _table(("", "A", "B"), rows)
     versions = ", ".join(f"{_text(name)} {_text(value)}" for name, value in part(data, "versions").items()
                          if value is not None)
-    return _titled("How to get this again", blocks + ([versions] if versions else []))
+    title = "How to get this again" if command else "What A and B are"
+    return _titled(title, blocks + ([versions] if versions else []))

@@ -94,7 +94,7 @@ def heat_map(a: np.ndarray, b: np.ndarray, stage: str) -> Picture | None:
                f"y {y}; {_share(half)} of the cells have more than half of its error."
                + (f" {broken:,} values are NaN or infinite, drawn as the worst." if broken else ""))
     picture = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)
-    return Picture(f"Where {stage} differs", caption, encoded(picture, ".png"), top=top or None)
+    return Picture(f"Where {stage} differs most", caption, encoded(picture, ".png"), top=top or None)
 
 
 def _share(share: float) -> str:

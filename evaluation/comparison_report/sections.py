@@ -8,14 +8,16 @@ from typing import Any
 
 from evaluation.comparison_report.pictures import Picture, differs, rank
 from evaluation.comparison_report.stages import scale_of
-from evaluation.comparison_report.verdict import CAUSES
+from evaluation.comparison_report.verdict import CAUSES, KINDS
 from evaluation.comparison_report.words import (
     NOTHING,
     both,
+    cleaned,
     count,
     error,
     fixed,
     interval,
+    listed,
     one_line,
     part,
     parts,
@@ -30,7 +32,6 @@ from evaluation.comparison_report.words import (
 
 #: What a map's first pixels are worth telling, of those that decided.
 SHOWN_PIXELS = 3
-KINDS = ("moved", "lost", "invented")
 
 
 def causes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -39,9 +40,16 @@ def causes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     scale = scale_of(real(row.get(name)) for row in rows for name in ("before", "residual"))
     return [{"name": one_line(row.get("cause") or "unknown"), "what": one_line(row.get("what") or ""),
              "meaning": CAUSES.get(str(row.get("cause")), ""), "before": _left(row, "before"),
-             "residual": _left(row, "residual"), "explained": bool(row.get("explained")),
+             "residual": _left(row, "residual"), "explained": bool(row.get("explained")), "said": _said(row),
              "from": scale.place(real(row.get("before"))), "to": scale.place(real(row.get("residual")))}
             for row in rows]
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """Whether it explains the error."""
+    if row.get("explained"):
+        return "yes"
+    return "no" if row.get("cause") == "unknown" and row.get("before") == row.get("residual") else "not all of it"
 
 
 def _left(row: Mapping[str, Any], name: str) -> str:
@@ -174,7 +182,14 @@ def swap(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": [_exchanged(row) for row in parts(told, "parts")], "summary": one_line(told.get("summary") or ""),
             "total": [plain(told.get("total_boxes")), signed(told.get("total_fscore"))], "protocol": protocol,
             "scored": real(told.get("total_fscore")) is not None,
-            "notes": [one_line(line) for name in ("notes", "failed") for line in sequence(told, name)]}
+            "notes": [*_counted_by(data, protocol), *(one_line(line) for name in ("notes", "failed")
+                                                      for line in sequence(told, name))]}
+
+
+def _counted_by(data: Mapping[str, Any], protocol: str) -> list[str]:
+    """Of several protocols, the one that the shares of F are of."""
+    others = [one_line(name) for name in part(data, "scores", "protocols") if one_line(name) != protocol]
+    return [f"F is by {protocol} here, not by {listed(others)}"] if protocol and others else []
 
 
 def _exchanged(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,8 +240,9 @@ def _value(value: Any) -> str:
 
 
 def command(data: Mapping[str, Any]) -> str:
-    """The command line that made the comparison, as a shell takes it; empty where it is not known."""
-    return shlex.join(one_line(word) for word in sequence(data, "command"))
+    """The command line that made the comparison, as a shell takes it; empty where it is not known, or only its name."""
+    words = [cleaned(str(word)) for word in sequence(data, "command")]
+    return shlex.join(words) if len(words) > 1 else ""
 
 
 def durations(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -44,6 +44,8 @@ CAUSES = {
 _SEVERITY = {"same": 1, "not shown": 2, "different": 3}
 SAME, WITHIN, DIFFERENT = "same", "within tolerance", "different"
 PIXELS = "pixels"
+#: What may become of a box of one model in the other, but for staying the same.
+KINDS = ("moved", "lost", "invented")
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,27 @@ def verdict(data: Mapping[str, Any]) -> Verdict:
     """Of a whole comparison."""
     facts = [fact for fact in (_where(data), _why(data), _boxes(data), _scores(data)) if fact is not None]
     known = {SAME: "same", WITHIN: "within", DIFFERENT: "different"}
+    failed, seen = len(sequence(data, "failed")), len(part(data, "images"))
     tone = known.get(str(data.get("verdict")), "none")
+    if tone == "none" and failed and not data.get("unfinished"):
+        tone = _of_the_others(data)
     title, sentence = _title(data, tone), _sentence(data, tone)
-    if failed := sequence(data, "failed"):
-        sentence += f" {many(len(failed), 'image')} could not be compared."
-    if data.get("unfinished") and tone in ("same", "within"):
-        return Verdict("none", f"{title}, so far", sentence, facts)
+    if failed:
+        sentence += f" {many(failed, 'image')} could not be compared."
+    if tone in ("same", "within") and (data.get("unfinished") or failed):
+        title += f" on {seen:,} of {many(seen + failed, 'image')}, the others failed" if failed else ", so far"
+        return Verdict("none", title, sentence, facts)
     return Verdict(tone, title, sentence, facts)
+
+
+def _of_the_others(data: Mapping[str, Any]) -> str:
+    """same or within for the images that did not fail, if nothing differs in them; else none."""
+    rows = [*parts(data, "stages"), *parts(data, "maps")]
+    boxes = part(data, "boxes")
+    if not part(data, "images") or not all(row.get("passed") for row in rows) or any(
+            count(boxes.get(kind)) for kind in KINDS):
+        return "none"
+    return "within" if any(real(row.get("max_abs")) for row in rows) else "same"
 
 
 def names(data: Mapping[str, Any]) -> tuple[str, str]:
@@ -115,15 +131,42 @@ def _sentence(data: Mapping[str, Any], tone: str) -> str:
             f"nothing{on} differs by more than the"
         return f"Not bit for bit, but {what} tolerance. {_matters(data)}".rstrip()
     if not data.get("first_divergence"):
-        return (f"No stage differs by more than its tolerance, but what is found{on} does." if stages
-                else f"What the two models find{on} is not the same.")
+        found = (f"No stage differs by more than its tolerance, but what is found{on} does." if stages
+                 else f"What the two models find{on} is not the same.")
+        return f"{found} Their box rules differ." if _rules(data) else found
     cause = one_line(data.get("cause") or "")
-    meaning = f": {CAUSES[cause]}" if cause in CAUSES else ""
     why = "" if not cause else " No known difference explains it." if cause == "unknown" else \
-        f" The cause is {cause}{meaning}."
+        f" The cause is {_named(cause)}."
     first = one_line(data["first_divergence"])
     where = "The two models are given other pixels." if first == PIXELS else f"The two models part at {first}."
+    if stage := _behind_the_pixels(data):
+        causes = [one_line(row.get("cause") or "unknown") for row in _network_causes(data)]
+        why += f" The networks differ too, first at {stage}" + (
+            f": the cause is {_named(causes[0])}." if causes and causes[0] != "unknown" else
+            ", which no known difference explains.")
     return f"{where}{why} {_matters(data)}".rstrip()
+
+
+def _named(cause: str) -> str:
+    return f"{cause}: {CAUSES[cause]}" if cause in CAUSES else cause
+
+
+def _behind_the_pixels(data: Mapping[str, Any]) -> str:
+    """The first stage of the network that differs where the pixels do already; empty if none does."""
+    rows = parts(data, "stages") if data.get("first_divergence") == PIXELS else []
+    return next((one_line(row.get("stage")) for row in rows if row.get("stage") not in (PIXELS, None)
+                 and row.get("passed") is False), "")
+
+
+def _network_causes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in parts(data, "causes") if row.get("stage") not in ("", PIXELS, None)]
+
+
+def _rules(data: Mapping[str, Any]) -> str:
+    """In what the two box rules differ."""
+    a, b = (part(data, side, "boxes") for side in "ab")
+    return ", ".join(f"{one_line(name)} {one_line(a[name])} and {one_line(b[name])}" for name in a
+                     if name in b and a[name] != b[name])
 
 
 def _matters(data: Mapping[str, Any]) -> str:
@@ -133,7 +176,9 @@ def _matters(data: Mapping[str, Any]) -> str:
                                                     f"{signed(abs(score[2]))[1:]} ({one_line(score[0])})"
     if not boxes:
         return f"It matters: {fell}." if fell else ""
-    if not any(count(boxes.get(kind)) for kind in ("moved", "lost", "invented")):
+    if not any(count(boxes.get(kind)) for kind in KINDS):
+        if not count(boxes.get("a")):
+            return f"Neither finds a box, which proves nothing of boxes{f'; {fell}' if fell else ''}."
         return f"All {many(count(boxes.get('a')), 'box', 'boxes')} are the same{f', but {fell}' if fell else ''}."
     return (f"It reaches the boxes: {count(boxes.get('identical')):,} of {many(count(boxes.get('a')), 'box', 'boxes')} "
             f"stay where they were{', and ' + fell if fell else ''}.")
@@ -152,7 +197,9 @@ def _where(data: Mapping[str, Any]) -> Fact | None:
     if first == PIXELS:
         behind = [row.get("passed") for row in rows if row.get("stage") != PIXELS]
         agree = ", whose stages agree on the same pixels" if behind and all(behind) else ""
-        detail.append(f"before the network{agree}")
+        stage = _behind_the_pixels(data)
+        too = f"; the networks differ too, first at {stage}" if stage else ""
+        detail.append(f"before the network{agree}{too}")
     if layer and layer != first:
         detail.append(f"in {one_line(layer)}")
     if len(own) > 1:
@@ -165,16 +212,22 @@ def _where(data: Mapping[str, Any]) -> Fact | None:
 def _why(data: Mapping[str, Any]) -> Fact | None:
     cause = data.get("cause")
     if not cause:
-        return None
+        rules = _rules(data) if data.get("verdict") == DIFFERENT else ""
+        return Fact("Why", "the box rules differ", rules) if rules else None
     told = parts(data, "causes")
     if not told:
         return Fact("Why", one_line(cause), CAUSES.get(str(cause), ""), "plain")
-    explained = [row for row in told if row.get("explained")]
+    explained = any(row.get("explained") for row in told)
     detail = one_line(told[0].get("what") or CAUSES.get(str(cause), ""))
+    stage, of_network = _behind_the_pixels(data), _network_causes(data)
     if len(told) > 1:
         detail += f"; and {listed([one_line(row.get('cause')) for row in told[1:]])}"
+    if stage:
+        explained = bool(of_network and of_network[-1].get("explained"))
+        detail += f". {stage} differs on the same pixels too"
+        detail += "" if explained else ", and no known difference explains all of that"
     left = real(told[-1].get("residual"))
-    if left is not None:
+    if left is not None and told[-1].get("before") != left and (of_network or not stage):
         detail += f". Corrected, {'nothing' if left == 0 else f'an error of {error(left)}'} is left"
     return Fact("Why", one_line(cause), detail, "plain" if explained else "bad")
 
@@ -183,8 +236,10 @@ def _boxes(data: Mapping[str, Any]) -> Fact | None:
     boxes = part(data, "boxes")
     if not boxes:
         return None
-    kinds = [(count(boxes.get(kind)), kind) for kind in ("moved", "lost", "invented")]
+    kinds = [(count(boxes.get(kind)), kind) for kind in KINDS]
     if not any(number for number, _ in kinds):
+        if not count(boxes.get("a")):
+            return Fact("Boxes", "none", "neither finds a box, which proves nothing")
         return Fact("Boxes", "all the same", f"{many(count(boxes.get('a')), 'box', 'boxes')} with the same corners",
                     "good")
     answer = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
@@ -214,6 +269,8 @@ def _scores(data: Mapping[str, Any]) -> Fact | None:
     detail = f"{a} → {b} ({one_line(name)})"
     if said:
         detail += f"; within ±{real(test.get('margin')) or 0:g}: {said[0]}"
+        if test.get("verdict") == SAME and row.get("note"):  # a point for an interval is a weaker proof
+            return Fact("F-score", signed(gap), f"{detail} on these images only: {one_line(row['note'])}")
     elif gap == 0:
         detail += "; no difference found, which is not yet a proof of sameness"
     return Fact("F-score", signed(gap), detail, said[1] if said else "plain")
