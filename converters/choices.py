@@ -43,3 +43,14 @@ def _without_idle(opener: Callable[[SourceOptions], T],
             idle |= dict.fromkeys(chosen, error)
             without: dict[str, Any] = dict.fromkeys(chosen)
             options = replace(options, **without)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """FIELD=VALUE of --set, the value as a number if it is one. Raises ValueError, in words, for anything else."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set wants FIELD=VALUE, not {text!r}")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        return name.strip(), value.strip()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from converters.choices import parse_setting
 from converters.load import SourceOptions
 from converters.writing import check_report, write_text
 from dbnet.errors import DbnetError
@@ -110,13 +111,10 @@ def _wanted(config: pytest.Config) -> Wanted | None:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise pytest.UsageError(f"--set wants FIELD=VALUE, not {text!r}")
     try:
-        return name.strip(), float(value)
-    except ValueError:
-        return name.strip(), value.strip()
+        return parse_setting(text)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -100,13 +100,11 @@ def refuse_others(what: str, names: Collection[str]) -> None:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise click.UsageError(f"--set wants FIELD=VALUE, not {text!r}")
+    from converters.choices import parse_setting
     try:
-        return name.strip(), float(value)
-    except ValueError:
-        return name.strip(), value.strip()
+        return parse_setting(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def deformable_option(command: Callable[..., Any]) -> Callable[..., Any]:
