@@ -18,6 +18,7 @@ from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
 from evaluation.runners import open_runner
 from parity.cases import CASES
+from parity.test_causes import attribute
 from tests import detecting
 
 MV3 = SPECS["dbnet_mobilenetv3"]
@@ -54,15 +55,6 @@ def test_every_graph_that_is_written_is_believed(name, tmp_path):
 
 
 # Edited ---------------------------------------------------------------------------------------------------------------
-
-
-def attribute(operator, name, value):
-    def edit(model):
-        for node in model.graph.node:
-            for each in node.attribute if node.op_type == operator else ():
-                if each.name == name:
-                    each.CopyFrom(onnx.helper.make_attribute(name, value))
-    return edit
 
 
 def other_operator(old, new, **attributes):
