@@ -12,11 +12,7 @@ import numpy as np
 
 from converters.protobuf_wire import MalformedError, messages, read_numbers, text_at
 from dbnet.errors import DbnetError
-
-#: An entry costs us some 300 bytes; a resume file of the largest spec has below 2,000.
-MAX_ENTRIES = 100_000
-#: Of one tensor, and (of packed dims) bytes: more is no tensor of a network, and not worth the memory.
-MAX_DIMS = 32
+from dbnet.safetensors_layout import MAX_DIMS, MAX_ENTRIES
 
 
 class MappedFile:

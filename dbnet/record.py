@@ -50,7 +50,8 @@ class Record:
                 raise DbnetError(f"{where}: its record has version {shown(data['version'])}, this dbnet reads "
                                  f"{RECORD_VERSION}; update dbnet-parity")
             spec = with_semantics(get_spec(_typed(data["spec"], str)), dict(data["semantics"]))
-            spec = replace(spec, pixels=_read(PixelFormat, data["pixels"]), boxes=_read(BoxRule, data["boxes"]))
+            spec = replace(spec, pixels=read_fields(PixelFormat, data["pixels"]),
+                           boxes=read_fields(BoxRule, data["boxes"]))
             sha256 = data["sha256"]
             return cls(spec, _typed(data["origin"], str), None if sha256 is None else _typed(sha256, str))
         except DbnetError as error:
@@ -74,7 +75,7 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _read(kind: type, data: Any) -> Any:
+def read_fields(kind: type, data: Any) -> Any:
     """An instance of a flat dataclass, every value checked against its type. Raises TypeError, ValueError, KeyError."""
     hints = _hints(kind)
     needed = {field.name for field in fields(kind) if field.default is MISSING}  # the others came with later versions
