@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dbnet.postprocess import boxes_from_map
 from dbnet.preprocess import Prepared, prepare, read_bytes
 from dbnet.sample import Detection
 from dbnet.spec import BoxRule
+from dbnet.sums import mean
 from evaluation import pictures
 from evaluation.box_pairs import Pairs, pair_boxes
 from evaluation.box_reasons import MOST, BoxDifference, OneSide, Rank, differences
@@ -55,7 +56,7 @@ class Boxes:
 class ImageComparison:
     """max_abs, mean_abs: of the maps' difference, None where their sizes differ. sizes: (height, width) of both maps.
     crc32: of the image's file. differences: the boxes that are not the same, the worst of them first, with reasons, as
-    far as they can be among those that a report tells of.
+    far as they can be among those that a report tells of. tolerance: of the maps' difference.
     """
 
     name: str
@@ -65,10 +66,11 @@ class ImageComparison:
     boxes: Boxes
     crc32: int
     differences: Sequence[BoxDifference] = ()
+    tolerance: float = TOLERANCE
 
     @property
     def same(self) -> bool:
-        return self.max_abs is not None and self.max_abs <= TOLERANCE and self.boxes.same
+        return self.max_abs is not None and self.max_abs <= self.tolerance and self.boxes.same
 
 
 @dataclass
@@ -103,10 +105,16 @@ class MapComparison:
         """How many images have maps of two sizes."""
         return sum(image.max_abs is None for image in self.images)
 
+    @property
+    def tolerance(self) -> float:
+        """Of the maps' difference."""
+        return max((image.tolerance for image in self.images), default=TOLERANCE)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json: verdict (None if nothing was compared), stages, boxes, images, failed."""
-        passed = self.max_abs is not None and self.max_abs <= TOLERANCE and not self.other_sizes
-        stage = {"stage": "probability", "max_abs": self.max_abs, "mean_abs": self.mean_abs, "tolerance": TOLERANCE,
+        passed = self.max_abs is not None and self.max_abs <= self.tolerance and not self.other_sizes
+        stage = {"stage": "probability", "max_abs": self.max_abs, "mean_abs": self.mean_abs,
+                 "tolerance": self.tolerance,
                  "passed": passed, "other_sizes": self.other_sizes}
         verdict = "same" if self.same else "different"
         return {
@@ -114,7 +122,7 @@ class MapComparison:
             "boxes": asdict(self.boxes) | {"differences": self._differences()},
             "images": {image.name: {"max_abs": image.max_abs, "mean_abs": image.mean_abs,
                                     "sizes": [list(size) for size in image.sizes], "boxes": asdict(image.boxes),
-                                    "crc32": image.crc32} for image in self.images},
+                                    "crc32": image.crc32, "tolerance": image.tolerance} for image in self.images},
             "failed": self.failed}
 
     def _differences(self) -> list[dict[str, Any]]:
@@ -135,32 +143,35 @@ class Side:
 @dataclass(frozen=True, eq=False)
 class Found:
     """What one model makes of an image: its probability map (h, w) float32, of which the image covers the top left,
-    `covered` (height, width), and its boxes in pixels of the image.
+    `covered` (height, width), and its boxes in pixels of the image. probability: None where a trace does not keep it.
     """
 
-    probability: np.ndarray
+    probability: np.ndarray | None
     boxes: list[Detection]
     covered: tuple[int, int]
 
 
-#: Told of every image that both models ran on: what came of it, its path, and what each found.
-Observer = Callable[[ImageComparison, Path, Found, Found], object]
+#: Told of every image that both models ran on: what came of it, its path if it is at hand, and what each found.
+Observer = Callable[[ImageComparison, Path | None, Found, Found], object]
 
 
 def compare_maps(a: Side, b: Side, images: Sequence[tuple[str, str]],
                  progress: Callable[[MapComparison, int], object] | None = None,
-                 observe: Observer | None = None) -> MapComparison:
+                 observe: Observer | None = None, tolerance: float = TOLERANCE) -> MapComparison:
     """Both models on each image, (name, path), each with its own pixels and box rule.
 
     An image that cannot be read, or that a model cannot run on, is told in `failed`. progress: called after every
-    image with what there is so far and how many images there are in all.
+    image with what there is so far and how many images there are in all. tolerance: of the maps' difference.
     """
     result = MapComparison()
     told: list[Rank] = []  # of the worst differences so far, the least first
     for name, path in images:
         try:
             with naming(Path(path)):
-                compared, *found = _compared(a, b, name, Path(path), told[0] if len(told) == MOST else None)
+                data = read_bytes(path)
+                found = _both(a, b, data, Path(path))
+                compared = compare_found(name, *found, (a.rule, b.rule), told[0] if len(told) == MOST else None)
+            compared = replace(compared, crc32=zlib.crc32(data.tobytes()), tolerance=tolerance)
             result.images.append(compared)
             told = heapq.nlargest(MOST, [*told, *(one.rank for one in compared.differences)])[::-1]
             if observe:
@@ -172,22 +183,29 @@ def compare_maps(a: Side, b: Side, images: Sequence[tuple[str, str]],
     return result
 
 
-def _compared(a: Side, b: Side, name: str, path: Path, above: Rank | None) -> tuple[ImageComparison, Found, Found]:
-    data = read_bytes(path)
+def _both(a: Side, b: Side, data: np.ndarray, path: Path) -> tuple[Found, Found]:
     ready = _prepared(a, data, path)
     found_a = _found(a, ready)
-    found_b = _found(b, ready if a.runner.spec.pixels == b.runner.spec.pixels else _prepared(b, data, path))
-    map_a, map_b = found_a.probability, found_b.probability
+    return found_a, _found(b, ready if a.runner.spec.pixels == b.runner.spec.pixels else _prepared(b, data, path))
+
+
+def compare_found(name: str, a: Found, b: Found, rules: tuple[BoxRule, BoxRule], above: Rank | None = None,
+                  ) -> ImageComparison:
+    """What two models, by their rules, make of an image. above: reasons are looked for of differences of higher rank
+    alone; where a map is not there, of none."""
+    pairs = pair_boxes(a.boxes, b.boxes)
+    if a.probability is None or b.probability is None:
+        size = a.covered if a.probability is None else a.probability.shape
+        return ImageComparison(name, None, None, (size, size), _counted(pairs), 0)  # type: ignore[arg-type]
     max_abs = mean_abs = None
-    if map_a.shape == map_b.shape:
-        difference = np.abs(map_a - map_b)
-        max_abs, mean_abs = float(difference.max()), float(difference.mean(dtype=np.float64))
-    sizes = (map_a.shape[0], map_a.shape[1]), (map_b.shape[0], map_b.shape[1])
-    pairs = pair_boxes(found_a.boxes, found_b.boxes)
-    reasons = differences(OneSide(map_a, found_a.covered, a.rule, found_a.boxes),
-                          OneSide(map_b, found_b.covered, b.rule, found_b.boxes), pairs, above=above)
-    compared = ImageComparison(name, max_abs, mean_abs, sizes, _counted(pairs), zlib.crc32(data.tobytes()), reasons)
-    return compared, found_a, found_b
+    if a.probability.shape == b.probability.shape:
+        difference = np.abs(a.probability - b.probability)
+        max_abs, mean_abs = float(difference.max()), mean(difference)
+    sizes = tuple((found.probability.shape[0], found.probability.shape[1])  # type: ignore[union-attr]
+                  for found in (a, b))
+    reasons = differences(OneSide(a.probability, a.covered, rules[0], a.boxes),
+                          OneSide(b.probability, b.covered, rules[1], b.boxes), pairs, above=above)
+    return ImageComparison(name, max_abs, mean_abs, (sizes[0], sizes[1]), _counted(pairs), 0, reasons)
 
 
 def _prepared(side: Side, data: np.ndarray, path: Path) -> Prepared:

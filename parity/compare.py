@@ -1,14 +1,20 @@
-"""Comparing two arrays so that the comparison can fail, and saying where two models part."""
+"""Comparing two arrays so that the comparison can fail, and saying where two models part.
+
+All sums are those of `dbnet.sums`: the same arrays give the same digits on any machine.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from dbnet.errors import DbnetError
 from dbnet.spec import STAGES, TRAINING_STAGES
+from dbnet.sums import length, mean, total
 from parity.tolerances import Tolerances
 
 #: A reference that spreads less than this share of its largest value proves nothing: everything matches a constant.
@@ -23,7 +29,9 @@ class Comparison:
     the largest error is; reference_spread: standard deviation of the reference over its largest value.
     mean_abs: of the error. q999: the error that 99.9 % of the values stay below, share_1e3 and share_5e3: the share of
     values with a greater error than 1e-3 and 5e-3, all three relative to the largest value. cosine: of both maps as
-    vectors.
+    vectors. basis: what it was made from. `all` the values; `digest`: nothing else, since both maps are the same bit
+    for bit; `sample` or `statistics` of a trace: then `max_abs` is the least that the largest error can be, and what is
+    not known is NaN.
     """
 
     stage: str
@@ -40,6 +48,7 @@ class Comparison:
     share_1e3: float
     share_5e3: float
     cosine: float
+    basis: Literal["all", "digest", "sample", "statistics"] = "all"
 
 
 def compare(stage: str, reference: np.ndarray, candidate: np.ndarray, tolerance: float,
@@ -58,7 +67,7 @@ def compare(stage: str, reference: np.ndarray, candidate: np.ndarray, tolerance:
         if not np.isfinite(array).all():
             raise DbnetError(f"{stage}: the {who} holds NaN or Inf")
     scale = float(np.abs(wide).max())
-    spread = float(wide.std() / scale) if scale else 0.0
+    spread = length(wide - mean(wide)) / math.sqrt(wide.size) / scale if scale else 0.0
     if spread < LEAST_SPREAD and not constant_is_known:
         raise DbnetError(f"{stage}: the reference is constant (spread {spread:.1e}); comparing with it proves nothing")
     error = np.abs(wide - other)
@@ -67,8 +76,8 @@ def compare(stage: str, reference: np.ndarray, candidate: np.ndarray, tolerance:
     mismatched = int((relative > tolerance).sum())
     return Comparison(stage, float(error.flat[worst]), float(relative.flat[worst]), mismatched, error.size,
                       tuple(int(i) for i in np.unravel_index(worst, error.shape)), spread, tolerance, mismatched == 0,
-                      float(error.mean()), _quantile(relative, 0.999), float((relative > 1e-3).mean()),
-                      float((relative > 5e-3).mean()), _cosine(wide, other))
+                      mean(error), _quantile(relative, 0.999), _share(relative > 1e-3), _share(relative > 5e-3),
+                      _cosine(wide, other))
 
 
 def _quantile(values: np.ndarray, share: float) -> float:
@@ -79,10 +88,15 @@ def _quantile(values: np.ndarray, share: float) -> float:
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Of two maps as vectors; 1 if both are 0, 0 if one is."""
-    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    lengths = length(a) * length(b)
     if not lengths:
         return float(not a.any() and not b.any())
-    return float(np.vdot(a, b) / lengths)
+    return total(a * b) / lengths
+
+
+def _share(chosen: np.ndarray) -> float:
+    """Of True."""
+    return int(np.count_nonzero(chosen)) / chosen.size
 
 
 def compare_stages(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],

@@ -1,0 +1,113 @@
+"""dbnet trace"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dbnet.cli.evaluate_options import box_options, chosen_boxes
+from dbnet.cli.options import (
+    PathArgument,
+    RunnerType,
+    check_kept,
+    keep_float32_option,
+    map_output_option,
+    precision_option,
+    progress_bar,
+    source_options,
+    tell_notes,
+)
+from dbnet.errors import DbnetError
+
+if TYPE_CHECKING:
+    from parity.trace import Trace
+
+
+@click.command()
+@click.argument("model", type=PathArgument)
+@click.option("--images", "-i", multiple=True, required=True, metavar="IMAGE|FOLDER|GLOB",
+              help="What to run on (repeatable).")
+@click.option("--recursive", "-r", is_flag=True, help="Look in the folders below --images too.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
+@click.option("--out", "-o", type=PathArgument, required=True, metavar="FILE.trace", help="The trace to write.")
+@click.option("--force", is_flag=True, help="Replace FILE.trace.")
+@click.option("--level", type=click.Choice(["statistics", "sampled", "full"]), default="sampled", show_default=True,
+              help="What is kept of a map: 647 numbers and a digest (5 kB), 4096 values more (22 kB), or all of it.")
+@click.option("--stages", metavar="STAGE,...", help="These stages only; the input and the probability always.  "
+                                                    "[default: all that the model gives]")
+@click.option("--keep", metavar="STAGE,...", help="Keep these in full at any level: probability, say, for other box "
+                                                  "rules, or pixels, so that nobody needs the images.")
+@click.option("--runner", type=RunnerType(), help="Who runs it. Default: the format's own framework.")
+@click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runner.")
+@precision_option
+@keep_float32_option
+@box_options
+@source_options
+@map_output_option
+def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | None, out: Path, force: bool, level: str,
+          stages: str | None, keep: str | None, runner: str | None, device: str | None, threads: int | None,
+          precision: str, keep_float32: tuple[str, ...], boxes: dict[str, Any], options: Any) -> None:
+    """Record what MODEL computes on images - inputs, stages, boxes, environment, digests - in one file, for a
+    comparison on another machine: dbnet compare FILE.trace MODEL.
+
+    The same run gives the same bytes: the file has no time, no path and no name of a machine in it. At the levels
+    statistics and sampled the other machine needs the same image files, which it knows by their digests; with --level
+    full, or --keep pixels, it needs none.
+    """
+    from dbnet.writing import check_target
+    from evaluation.detecting_inputs import find_images
+    from parity.staged import open_staged
+    from parity.trace_file import ONLY, write_traces
+    from parity.trace_record import record, recorded_stages
+    check_kept(keep_float32, precision)
+    given_stages, given_kept = _names("--stages", stages), _names("--keep", keep) or ()
+    _check_name(out)
+    check_target(out, model, force)
+    found = find_images(images, recursive)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    if found.refused and limit is None:
+        raise DbnetError("; ".join(f"{path}: {problem}" for path, problem in found.refused[:3]))
+    if any(out.resolve() == Path(file).resolve() for file in found.files):
+        raise DbnetError(f"{out}: is one of the images; name another file")
+    side = open_staged(model, runner, device, options, threads, precision=precision, keep_float32=keep_float32)
+    tell_notes(side.runner)
+    recorded_stages(side, given_kept)  # for its errors
+    wanted = recorded_stages(side, None if given_stages is None else (*given_stages, *given_kept))
+    chosen = list(zip(found.names, found.files, strict=True))[:limit]
+    with progress_bar(len(chosen), False) as advance:
+        run = record(side, chosen_boxes(side.runner.spec.boxes, boxes), chosen, level, wanted, out.parent,
+                     given_kept, advance)
+    write_traces(out, {ONLY: run}, force)
+    click.echo(_told(run, out))
+
+
+def _check_name(out: Path) -> None:
+    from converters.writing import WEIGHT_SUFFIXES
+    if out.suffix.lower() in WEIGHT_SUFFIXES:
+        raise DbnetError(f"{out}: is named like a weight file; name it {out.stem}.trace")
+
+
+def _names(option: str, text: str | None) -> tuple[str, ...] | None:
+    """The stages of an option, None where it is not given."""
+    if text is None:
+        return None
+    from parity.trace import ORDER
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in ORDER]:
+        raise click.BadParameter(f"unknown stage {unknown[0]!r}; choose from {', '.join(ORDER)}", param_hint=option)
+    if not names:
+        raise click.BadParameter(f"no stage in it; choose from {', '.join(ORDER)}", param_hint=option)
+    return names
+
+
+def _told(run: Trace, out: Path) -> str:
+    """One line: what was recorded."""
+    about, counts = run.about, [len(found) for i in range(len(run.images)) if (found := run.boxes(i)) is not None]
+    return (f"{out}: {len(run.images)} images, {len(run.stages)} stages ({run.level}), {sum(counts)} boxes, "
+            f"{os.path.getsize(out) / 1e6:.1f} MB; {about['file']} on {about['runner']} "
+            f"{about['environment'].get('version')} ({about['device']})")
