@@ -16,18 +16,23 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mindspore as ms
 import numpy as np
 from mindspore import communication, nn, ops
 
+from dbnet.cann import find_cann
 from dbnet.errors import DbnetError
 from dbnet.launch import Launch
 from dbnet.running import Device, DeviceKind
 
 #: Where oneDNN looks for the newest instruction set it may use; the second is its name before version 2.
 ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
+#: How a device computes: `exact` float32 in float32, and repeatably; `default` as it does where nobody says anything;
+#: `fp16` in float16 wherever an operator has it, which is Ascend's own way.
+Arithmetic = Literal["exact", "default", "fp16"]
 
 _TARGETS: dict[DeviceKind, str] = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 _together: list[Device] = []  # the device with which others were found: MindSpore takes it once then
@@ -142,6 +147,28 @@ def first_sentence(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__).split(". ")[0].rstrip(".:")
 
 
+def set_arithmetic(kind: DeviceKind, how: Arithmetic) -> dict[str, Any]:
+    """Has a device compute so, once in a process and before its first operator; what now holds, for the record.
+
+    Raises DbnetError for `fp16` on another device than Ascend.
+    """
+    if how == "exact":
+        return keep_float32(kind)
+    settings: dict[str, Any] = {"precision_mode": None, "hf32": None, "tf32": None, "deterministic": None}
+    if how == "fp16" and kind != "ascend":
+        raise DbnetError(f"fp16 is a precision mode of Ascend, and this device is {_TARGETS[kind]}; leave it out")
+    if how == "fp16" and hasattr(ms, "set_device"):  # from 2.5 on
+        settings["precision_mode"] = _configured(ms.device_context.ascend.op_precision.precision_mode, "force_fp16")
+    elif how == "fp16":
+        ms.set_context(ascend_config={"precision_mode": "force_fp16"})
+        settings["precision_mode"] = "force_fp16"
+    elif kind == "ascend":
+        settings |= {"precision_mode": "default", "hf32": "default"}
+    elif kind == "gpu":
+        settings |= {"tf32": "default"}
+    return settings
+
+
 def keep_float32(kind: DeviceKind) -> dict[str, Any]:
     """Has a device compute float32 in float32 (not in float16, HF32 or TF32) and repeatably.
 
@@ -192,14 +219,30 @@ def set_jit_level(cell: nn.Cell, level: str) -> None:
     cell.set_jit_config(ms.JitConfig(jit_level=level))
 
 
+def device_name(device: Device) -> str | None:
+    """Of the chip, as MindSpore names an NPU; None for others, and where it does not tell."""
+    hal = getattr(ms, "hal", None)
+    if device.kind != "ascend" or hal is None:
+        return None
+    try:
+        return str(hal.get_device_name(device.index))
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return None
+
+
 def cann_version() -> str | None:
     """CANN's, as its installation tells it; None without."""
-    home = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
-    info = Path(home) / "version.cfg" if home else None
-    if info is None or not info.is_file():
-        return None
-    lines = [line for line in info.read_text(errors="replace").splitlines() if "=" in line]
-    return lines[0].split("=", 1)[1].strip("[] \t") if lines else None
+    found = find_cann(os.environ)
+    return found.version if found else None
+
+
+def cann_wanted() -> list[str]:
+    """The versions of CANN that this MindSpore says it works with, as `Cann.compiler` has them; none if it is mute."""
+    try:
+        from mindspore.run_check._check_version import AscendEnvChecker
+        return [str(version) for version in AscendEnvChecker(None).version]
+    except (ImportError, AttributeError, TypeError):  # a part that no document promises
+        return []
 
 
 def has_avx512() -> bool:

@@ -51,23 +51,24 @@ class MindSporeRunner:
     """A model in evaluation mode; see `evaluation.runners.Runner`. One compilation serves all sizes.
 
     weights: canonical names, any float type. device: `cpu`, `gpu`, `ascend:0`, ...; default the one this process has
-    set, or the best present. jit_level: None leaves it to MindSpore. Switches the process to graph mode, and its CPU
-    operators to AVX2 where `compat.cure_avx512` says why. MindSpore takes its CPU threads from the cores the process
-    may use (`taskset`); none of its settings changed their number on 2.10. Raises DbnetError for a device that is not
-    there, and for weights that are not the spec's.
+    set, or the best present. jit_level: None leaves it to MindSpore. arithmetic: see `compat.set_arithmetic`. Switches
+    the process to graph mode, and its CPU operators to AVX2 where `compat.cure_avx512` says why. MindSpore takes its
+    CPU threads from the cores the process may use (`taskset`); none of its settings changed their number on 2.10.
+    Raises DbnetError for a device that is not there, and for weights that are not the spec's.
     """
 
     name = "mindspore"
     digest: str | None = None
 
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], device: str | None = None,
-                 stages: tuple[str, ...] = ("probability",), jit_level: Literal["O0", "O1", "O2"] | None = None):
+                 stages: tuple[str, ...] = ("probability",), jit_level: Literal["O0", "O1", "O2"] | None = None,
+                 arithmetic: compat.Arithmetic = "exact"):
         self.spec, self.stages, self.jit_level = spec, check_stages(stages), jit_level
         require_training_branch(self.stages, weights)
         arrays = runnable(spec, weights)
         self._device = compat.set_device(None if device is None else parse_device(device))
         self.device = "cpu" if self._device.kind == "cpu" else f"{self._device.kind}:{self._device.index}"
-        self._precision = compat.keep_float32(self._device.kind)
+        self._precision = compat.set_arithmetic(self._device.kind, arithmetic)
         ms.set_context(mode=ms.GRAPH_MODE)
         compat.cure_avx512()
         self.net = DBNet(spec)
@@ -107,8 +108,9 @@ class MindSporeRunner:
         """What can move a number: versions, device, precision, jit level, threads."""
         return {
             "framework": "mindspore", "version": ms.__version__, "numpy": np.__version__, "device": self.device,
-            "device_name": None, "driver": driver_version(self._device.kind), "cann": compat.cann_version(),
-            "precision": "float32", **self._precision, "jit_level": self.jit_level or "default",
+            "device_name": compat.device_name(self._device), "driver": driver_version(self._device.kind),
+            "cann": compat.cann_version(), "precision": "float32", **self._precision,
+            "jit_level": self.jit_level or "default",
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "onednn_max_isa": compat.isa_limit(),
         }
