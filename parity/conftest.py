@@ -9,6 +9,7 @@ import pytest
 
 from dbnet.extras import OPTIONAL, installed
 from parity import plugin
+from parity.baseline_session import BaselineSession
 from parity.cases import Lab
 from parity.two_models import TwoModels
 
@@ -60,6 +61,17 @@ def two_models(pytestconfig: pytest.Config) -> TwoModels:
     if wanted is None:
         pytest.skip("compares any two models: give --reference FILE --candidate FILE")
     return TwoModels(wanted)
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Any:
+    """The runs of --baseline, and of now."""
+    held = pytestconfig.stash[plugin.BASELINE]
+    if held is None:
+        pytest.skip("compares with the numbers of before: give --baseline FILE")
+    folder = tmp_path_factory.mktemp("baseline")
+    yield BaselineSession(held.wanted, held.old, folder)
+    _tidied(folder, pytestconfig)
 
 
 @pytest.fixture

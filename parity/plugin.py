@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from converters.choices import parse_setting
-from converters.load import SourceOptions
 from converters.writing import check_report, write_text
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
-from dbnet.pixel_formats import pixel_choice
+from dbnet.runner_names import parse_runner
 from dbnet.running import parse_device
-from evaluation.detecting_inputs import find_images
 from evaluation.evaluate import versions
 from evaluation.runners import RUNNERS
+from parity import plugin_baseline
+from parity.plugin_baseline import Held
+from parity.plugin_options import check_model, chosen_images, given, option, required, source_options
 from parity.two_models import Wanted
+
+__all__ = ["BASELINE", "ROWS", "WANTED", "option", "required"]
 
 FOLDER = Path(__file__).resolve().parent
 #: The only file that looks at a user's models.
@@ -29,6 +31,8 @@ TWO_MODELS = "test_two_models.py"
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
 #: What --reference and the options beside it mean; None without them.
 WANTED = pytest.StashKey[Wanted | None]()
+#: What --baseline and the options beside it mean; None without it.
+BASELINE = pytest.StashKey[Held | None]()
 #: What means nothing without --reference and --candidate.
 _BESIDE = ("images", "limit", "runner_a", "runner_b", "spec", "from", "set", "take", "part", "pixels", "map_output",
            "allow_edited")
@@ -46,7 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="Compare probabilities and boxes on these images too (repeatable).")
     group.addoption("--limit", type=int, metavar="N", help="The first N images of each only.")
     for side, whose in (("a", "reference"), ("b", "candidate")):
-        group.addoption(f"--runner-{side}", choices=RUNNERS, help=f"Who runs the {whose}.")
+        group.addoption(f"--runner-{side}", metavar="NAME[@PYTHON]",
+                        help=f"Who runs the {whose}: {', '.join(RUNNERS)}; @PYTHON: that of another environment.")
     group.addoption("--spec", metavar="NAME", help="The network, where shapes leave it open (see dbnet specs).")
     group.addoption("--from", metavar="DIALECT", help="Whose names the files use. Told by them.")
     group.addoption("--set", action="append", metavar="FIELD=VALUE", help="What a bare file means (repeatable).")
@@ -55,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--pixels", metavar="NAME,...", help="What goes into both models, as for `dbnet compare`.")
     group.addoption("--map-output", metavar="NAME", help="Which output of an .onnx of others is the probability map.")
     group.addoption("--allow-edited", action="store_true", help="Accept weights unlike the digest in their record.")
+    plugin_baseline.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,54 +73,29 @@ def pytest_configure(config: pytest.Config) -> None:
         parse_device(option(config, "device") or "cpu")
         if option(config, "report"):
             check_report(Path(option(config, "report")))
-        config.stash[WANTED] = _wanted(config)
+        config.stash[BASELINE] = plugin_baseline.held_of(config)
+        config.stash[WANTED] = None if config.stash[BASELINE] else _wanted(config)
     except DbnetError as error:
         raise pytest.UsageError(str(error)) from error
-
-
-def option(config: pytest.Config, name: str) -> Any:
-    """The value of an option; None, too, where pytest learnt of the option when it had read its arguments already."""
-    return config.getoption(name, default=None)
-
-
-def required(config: pytest.Config) -> list[str]:
-    """The runners of --require."""
-    return [name.strip() for name in (option(config, "require") or "").split(",") if name.strip()]
 
 
 def _wanted(config: pytest.Config) -> Wanted | None:
     """Raises UsageError for options that do not go together, DbnetError for what they name and is not there."""
     reference, candidate = (option(config, name) for name in ("reference", "candidate"))
     if reference is None and candidate is None:
-        if idle := next((name for name in _BESIDE if option(config, name) not in (None, False)), None):
-            raise pytest.UsageError(f"--{idle.replace('_', '-')} needs --reference and --candidate")
+        if idle := given(config, _BESIDE):
+            raise pytest.UsageError(f"{idle} needs --reference and --candidate")
         return None
     if not reference or not candidate:
         one, other = ("reference", "candidate")[::1 if reference else -1]
         raise pytest.UsageError(f"--{one} needs --{other} too: the two are compared" if reference or candidate else
                                 "--reference and --candidate name two files")
-    for name, path in (("reference", reference), ("candidate", candidate)):
-        if not Path(path).is_file():
-            raise pytest.UsageError(f"--{name} {path}: is {'no file' if Path(path).exists() else 'not there'}")
-    limit, images = option(config, "limit"), tuple(option(config, "images") or ())
-    if limit is not None and (limit < 1 or not images):
-        raise pytest.UsageError("--limit wants a number from 1" if images else "--limit needs --images")
-    for given in images:
-        find_images([given])
-    if (pixels := option(config, "pixels")) is not None:
-        pixel_choice(pixels)
-    options = SourceOptions(option(config, "spec"), option(config, "from"), dict(map(_setting, option(config, "set") or
-                            ())), option(config, "take"), option(config, "allow_edited") or False,
-                            option(config, "part"), pixels, option(config, "map_output"))
-    return Wanted(Path(reference), Path(candidate), tuple(dict.fromkeys(images)), limit,
-                  (option(config, "runner_a"), option(config, "runner_b")), option(config, "device") or "cpu", options)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    try:
-        return parse_setting(text)
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from error
+    files = [check_model(config, name) for name in ("reference", "candidate")]
+    images, limit = chosen_images(config)
+    runner_a, runner_b = (None if text is None else str(parse_runner(text)) for text in (
+        option(config, "runner_a"), option(config, "runner_b")))
+    return Wanted(files[0], files[1], images, limit, (runner_a, runner_b), option(config, "device") or "cpu",
+                  source_options(config))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -124,6 +105,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     if wanted := config.stash[WANTED]:
         lines.append(f"parity: {wanted.candidate} against {wanted.reference}, the reference; the proofs of the project "
                      f"are left out")
+    elif held := config.stash[BASELINE]:
+        lines += held.header()
     elif not _chosen(config):
         lines.append('parity: long cases are left out; -m "" runs them too')
     return lines
@@ -141,17 +124,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With two models their tests alone, and without -m no long ones, also where no pyproject.toml of ours says so."""
+    """With two models or a baseline their tests alone, and without -m no long ones, also where no pyproject.toml of
+    ours says so."""
     chosen = _chosen(config)
+    alone = config.stash[WANTED] or config.stash[BASELINE]
     left_out = [item for item in items if item.path.parent == FOLDER and (
-        (config.stash[WANTED] and not _meant(item.path, config)) or (not chosen and item.get_closest_marker("long")))]
+        (alone and not _meant(item.path, config)) or (not chosen and item.get_closest_marker("long"))
+        or plugin_baseline.left_out(item, config.stash[BASELINE]))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
 def _meant(path: Path, config: pytest.Config) -> bool:
-    return (path.name == TWO_MODELS) == (config.stash[WANTED] is not None)
+    asked = {TWO_MODELS: config.stash[WANTED], plugin_baseline.TESTS: config.stash[BASELINE]}
+    return bool(asked[path.name]) if path.name in asked else not any(asked.values())
 
 
 def _chosen(config: pytest.Config) -> bool:
@@ -166,3 +153,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path:
         data = {"versions": versions(), "exit_status": int(session.exitstatus), "rows": session.config.stash[ROWS]}
         write_text(Path(path), json.dumps(data, indent=1) + "\n")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    plugin_baseline.tell(terminalreporter)
