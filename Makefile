@@ -12,7 +12,7 @@ FILES ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-versions fuzz lint bench clean check-python
+.PHONY: help demo test test-full test-versions test-interop fuzz lint bench clean check-python
 
 help:  ## this list
 	@echo "make [TARGET] [PYTHON=python3.11] [VENV=.venv] [PYTEST_ARGS='-k name']"
@@ -29,6 +29,9 @@ test-full: $(VENV)/.complete  ## everything, the long cases too (all 200 images)
 
 test-versions: .venv-mindspore-$(MINDSPORE_OLD)/.complete  ## the proofs on the oldest MindSpore that has a wheel
 	$(<D)/bin/python -m pytest parity $(PARITY) $(PYTEST_ARGS)
+
+test-interop: .venv-interop/.complete  ## msprobe and Polygraphy themselves, on files of `dbnet interop`
+	$(<D)/bin/python -m pytest tests/test_interop_tools.py -m "" $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.complete  ## spoilt files over every reader, MINUTES=10 or FILES=100000; SEED=1 for the same ones again
 	$(RUN) tests.fuzzing $(if $(FILES),--files $(FILES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
@@ -77,6 +80,11 @@ $(VENV)/.complete: pyproject.toml constraints.txt | check-python
 	@$(find_python); echo "building $(@D) with $$python"; "$$python" -m venv --clear "$(@D)"
 	grep -v '^mindspore==' constraints.txt > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet -e '.[all,test]' 'mindspore==$*' -c $(@D)/constraints.txt
+	@touch $@
+
+.venv-interop/.complete: pyproject.toml constraints.txt | check-python
+	@$(find_python); echo "building $(@D) with $$python"; "$$python" -m venv --clear "$(@D)"
+	$(@D)/bin/python -m pip install --quiet -e '.[all,test,interop]' -c constraints.txt
 	@touch $@
 
 # A PYTHON that was asked for and cannot do it is told even where an environment stands already.
