@@ -7,6 +7,7 @@ by `onnx_foreign`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,6 +24,8 @@ from dbnet.record import RECORD_KEY
 from dbnet.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from converters.onnx_graph import Form
     from converters.onnx_layers import DeformableForm
 
@@ -41,16 +44,20 @@ _DIMS, _TYPE, _NAME, _RAW = 1, 2, 8, 9
 
 def write(stream: BinaryIO, weights: Weights, spec: ModelSpec, record: str | None, *, form: Form = "archive",
           opset: int | None = None, stages: bool = False, data_shape: tuple[int, int] | None = None,
-          batch: int | None = None, deformable: DeformableForm | None = None) -> None:
+          batch: int | None = None, deformable: DeformableForm | None = None,
+          change: Callable[[ModelProto], object] | None = None) -> None:
     """Writes the model; every tensor keeps its canonical name, its type and its bits, and `read` gives it back.
 
-    The delivery form leaves out the training branch. The other arguments are those of `onnx_graph.build_graph`.
+    The delivery form leaves out the training branch. change: called with the graph, without its initialisers, before
+    that is written. The other arguments are those of `onnx_graph.build_graph`.
     Raises DbnetError as `build_graph` does, and for more than 2 GiB; OSError as the stream does.
     """
     from converters.onnx_graph import build_graph  # imports onnx, which reading does not need
 
     model = build_graph(spec, weights, form=form, opset=opset, stages=stages, data_shape=data_shape, batch=batch,
                         deformable=deformable)
+    if change is not None:
+        change(model.proto)
     graph = model.proto.graph.SerializeToString()
     model.proto.ClearField("graph")
     for key, value in ((RECORD_KEY, record), (FORM_KEY, form)):

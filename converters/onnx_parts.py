@@ -15,6 +15,8 @@ from onnx import ModelProto, TensorProto, helper
 from dbnet.errors import DbnetError
 from dbnet.spec import STAGES
 
+#: After the name of a value before it is rounded (`converters.onnx_half`).
+EXACT_SUFFIX = ".exact"
 #: Before the name of a stage whose map is given.
 GIVEN = "given."
 
@@ -57,10 +59,13 @@ def with_given_stages(model: ModelProto, layers: bool = False) -> ModelProto:
 
 
 def layers_of(model: ModelProto) -> list[str]:
-    """What the nodes compute, in order, as far as it may be a layer's map; no stages."""
+    """What the nodes compute, in order, as far as it may be a layer's map; no stages. In half precision as it is after
+    rounding.
+    """
     silent = {"Constant", "Cast", "Shape", "Reshape", "Identity"}
-    return [node.output[0] for node in model.graph.node
-            if node.op_type not in silent and node.output[0] not in STAGES and not node.name.endswith(".kept")]
+    values = [node.output[0].removesuffix(EXACT_SUFFIX) for node in model.graph.node
+              if node.op_type not in silent and not node.name.endswith(".kept")]
+    return [value for value in values if value not in STAGES]
 
 
 def parse(data: bytes) -> ModelProto:

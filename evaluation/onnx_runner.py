@@ -38,7 +38,8 @@ class OnnxRuntimeRunner:
     default one per core. concurrent: for many images in a row. On the CPU the threads are then shared out among several
     calls of `run` at once (`at_once`), which finish more images a second than one call with all threads, with the same
     numbers. shape: of the input, (N, 3, H, W), None where any will do. notes: what a user should know of how it was
-    opened, one line each. Raises DbnetError if ONNX Runtime refuses the file or the device, or an output is missing.
+    opened, one line each. ort: that of another environment (`evaluation.elsewhere_onnx`), where it runs one call at a
+    time; default this one's. Raises DbnetError if ONNX Runtime refuses the file or the device, or an output is missing.
     """
 
     name = "onnxruntime"
@@ -46,10 +47,12 @@ class OnnxRuntimeRunner:
 
     def __init__(self, source: str | Path | bytes, spec: AnySpec, device: str | None = None,
                  stages: tuple[str, ...] | None = ("probability",), threads: int | None = None,
-                 concurrent: bool = False):
-        ort = require("onnxruntime")
+                 concurrent: bool = False, *, ort: Any = None):
+        concurrent = concurrent and ort is None
+        self.ort = ort = ort or require("onnxruntime")
         self.spec: AnySpec = spec
-        self.notes: list[str] = []
+        self.notes: list[str] = list(getattr(ort, "notes", ()))
+        self.title: str = getattr(ort, "title", self.name)
         self.threads = threads
         self._where = "the model in memory" if isinstance(source, bytes) else str(source)
         self._device = parse_device(device or "cpu")
@@ -104,6 +107,10 @@ class OnnxRuntimeRunner:
         maps = self._computed(self.stages, images)
         return {stage: np.asarray(map_, np.float32) for stage, map_ in zip(self.stages, maps, strict=True)}
 
+    def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What the graph gets for these images and what it gives, as `run`, by its own names and in its own types."""
+        return {self._input.name: check_images(images)}, self.run(images)
+
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """shape: (N, 3, H, W)."""
         wrong = [side not in (None, given) for side, given in zip(self.shape, shape, strict=True)]
@@ -127,12 +134,13 @@ class OnnxRuntimeRunner:
 
     def environment(self) -> dict[str, Any]:
         """What can move a number: versions, device, precision, threads."""
-        ort = require("onnxruntime")
+        ort = self.ort
         return {
             "framework": "onnxruntime", "version": ort.__version__, "numpy": np.__version__, "device": self.device,
             "device_name": None, "driver": driver_version(self._device.kind), "precision": "float32",
             "tf32": False if self._device.kind == "gpu" else None, "hf32": None, "jit_level": None,
             "threads": self.threads or "one per core", "providers": self._session.get_providers(),
+            **getattr(ort, "told", {}),
         }
 
 

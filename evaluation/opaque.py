@@ -21,9 +21,11 @@ from converters.onnx_outline import Outline, family_of, read_outline
 from dbnet.errors import DbnetError, UnknownNetworkError, shown
 from dbnet.pixel_formats import CHOICES, EXACT, FAMILIES, AnySpec, OpaqueSpec, S, pixel_choice, told
 from dbnet.record import Record
+from dbnet.runner_names import parse_runner
 from dbnet.running import check_images
 from dbnet.seeded import seeded_images
 from dbnet.spec import STRIDE, PixelFormat
+from evaluation.elsewhere_onnx import onnxruntime_of
 from evaluation.onnx_maps import as_map, chosen, holds_logits, sigmoid
 from evaluation.onnx_runner import OnnxRuntimeRunner, inputs_told
 
@@ -48,15 +50,16 @@ def open_unknown(path: Path, error: UnknownNetworkError, options: SourceOptions,
         raise error
     if options.spec or options.dialect:
         raise NoChoiceError(str(error), "spec", "dialect") from error
-    if runner not in (None, "onnxruntime"):
-        raise DbnetError(f"{error}; as it is it runs in ONNX Runtime only, not in {runner}") from error
+    who = parse_runner(runner or "onnxruntime")
+    if who.framework != "onnxruntime":
+        raise DbnetError(f"{error}; as it is it runs in ONNX Runtime only, not in {who.framework}") from error
     if stages not in (None, ("probability",)):
         wanted = next(stage for stage in stages if stage != "probability")
         raise DbnetError(f"{error}; as it is it gives the probability map, and no stage {wanted}") from error
     outline = read_outline(path)
     spec, notes = _spec_of(path, outline, error, options, otherwise)
     try:
-        opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent)
+        opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent, ort=onnxruntime_of(who))
     except NoChoiceError:
         raise
     except DbnetError as failure:
@@ -157,9 +160,10 @@ class OpaqueRunner(OnnxRuntimeRunner):
     """
 
     def __init__(self, path: Path, outline: Outline, spec: AnySpec, options: SourceOptions, device: str | None = None,
-                 threads: int | None = None, concurrent: bool = False, read: ForeignModel | None = None):
+                 threads: int | None = None, concurrent: bool = False, read: ForeignModel | None = None, *,
+                 ort: Any = None):
         check_locations(path, outline)
-        super().__init__(path, spec, device, ("probability",), threads, concurrent)
+        super().__init__(path, spec, device, ("probability",), threads, concurrent, ort=ort)
         spec, fit = fitted(spec, options, self.shape)
         read = read if options.output in (None, read and read.output) else None
         self._channel = read.channel if read else None
@@ -209,6 +213,13 @@ class OpaqueRunner(OnnxRuntimeRunner):
                 raise DbnetError(f"{self._where}: {self._output} {found}")
             maps[i, 0] = sigmoid(found) if self._sigmoid else found
         return {"probability": maps}
+
+    def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """As of any file in ONNX Runtime, of one image: the output as it comes, before any sigmoid of ours."""
+        images = check_images(images)
+        self._check_shape(images.shape)
+        fed = self._fed(images)
+        return {self._input.name: fed}, {self._output: self._computed([self._output], fed)[0]}
 
     def environment(self) -> dict[str, Any]:
         """As of any file in ONNX Runtime, the precision whatever its graph says; and which output is the map, and

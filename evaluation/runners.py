@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,14 +18,18 @@ from converters.tensor_file import Weights
 from dbnet.errors import DbnetError, UnknownNetworkError
 from dbnet.extras import installed, require
 from dbnet.pixel_formats import AnySpec, pixel_choice
+from dbnet.precision import check_precision
+from dbnet.runner_names import RUNNERS, RunnerName, parse_runner
 from dbnet.running import check_stages, runnable
 from dbnet.spec import STAGES, ModelSpec
+from evaluation.elsewhere import ElsewhereRunner, Worker
+from evaluation.elsewhere_onnx import onnxruntime_of
+from evaluation.half import half_runner, open_half
 from evaluation.onnx_runner import MAX_AT_ONCE, OnnxRuntimeRunner, OtherGraphError, cores
 from evaluation.opaque import OpaqueRunner, check_locations, digest_of, fitted, open_unknown
 
 __all__ = ["MAX_AT_ONCE", "RUNNERS", "OnnxRuntimeRunner", "Runner", "archive", "cores", "open_loaded", "open_runner"]
 
-RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: Who runs a format unless told otherwise.
 _OWN_RUNNER = {"onnx": "onnxruntime", "ckpt": "mindspore", "mindir": "mindspore"}
 
@@ -36,7 +41,8 @@ class Runner(Protocol):
 
     A runner may also have `at_once`: how many calls of `run` may be under way at once, in as many threads (1 where it
     does not say); `digest`: which model it runs (see `open_runner`); `weights_digest`: the sha256 of its canonical
-    weights, None where they are not known; and `notes`: what a user should know of how it was opened, one line each.
+    weights, None where they are not known; `notes`: what a user should know of how it was opened, one line each; and
+    `title`: its name for people, where its framework is another environment's.
     """
 
     name: str
@@ -59,19 +65,24 @@ class Runner(Protocol):
 def open_runner(path: str | Path, runner: str | None = None, device: str | None = None,
                 stages: tuple[str, ...] | None = None, threads: int | None = None,
                 options: SourceOptions | None = None, concurrent: bool = False, *, pixels: str | None = None,
-                otherwise: AnySpec | None = None) -> Runner:
+                otherwise: AnySpec | None = None, precision: str = "float32",
+                keep_float32: Collection[str] = ()) -> Runner:
     """Opens a weight file of any supported format for the `stages` wanted (names of `dbnet.spec`).
 
     stages: None means all, and of an .onnx in ONNX Runtime those that the file gives; ask for ("probability",) where
     nothing else is needed, for only what is asked for is computed and copied.
 
     runner: `torch`, `mindspore` or `onnxruntime`; default the format's own (torch for .safetensors and .pdparams), or
-    the next that is installed, which is then logged. device: `cpu`, `cuda:0`, `ascend`, ...; default the best present
+    the next that is installed, which is then logged. `torch@PYTHON`: that of another environment, in a process of its
+    own (`evaluation.elsewhere`). device: `cpu`, `cuda:0`, `ascend`, ...; default the best present
     (`cpu` in ONNX Runtime). threads: of the CPU's operators; not settable in MindSpore. options: what the file does
     not say itself. concurrent: see `OnnxRuntimeRunner`; the others have no such choice. An .onnx runs as it is in ONNX
     Runtime, unless it lacks a stage or `options` change what it computes; every other file as the graph of our archive
-    form. Weights run as float32. The runner's `digest` is the sha256 of the canonical weights, or of the .onnx that
-    runs as it is.
+    form. The runner's `digest` is the sha256 of the canonical weights, or of the .onnx that runs as it is.
+
+    precision: `float32` whatever the weights are stored as, or `fp16`, `bf16`, in torch and in ONNX Runtime (there by
+    the graph of our archive form, rounded after every operator). keep_float32: layers, or modules that hold some, that
+    stay float32 then; see `dbnet.precision`.
 
     An .onnx of another network, or with other names than ours, runs as it is too, for the probability alone: see
     `evaluation.opaque`. pixels: the same as `options.pixels`, what goes in; needed where no record and no name tells.
@@ -82,27 +93,40 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     means nothing to this file.
     """
     stages = None if stages is None else check_stages(stages)
-    if runner is not None and runner not in RUNNERS:
-        raise DbnetError(f"unknown runner {runner!r}; choose from {', '.join(RUNNERS)}")
+    if runner is not None:
+        parse_runner(runner)  # for its errors, before a file is read
     if threads is not None and threads < 1:
         raise DbnetError(f"threads must be at least 1, not {threads}")
     options = options or SourceOptions()
     options = options if pixels is None else replace(options, pixels=pixels)
     if options.pixels is not None:
         pixel_choice(options.pixels)  # for its errors, before a file is read
+    check_precision(precision)
     try:
         model = load_model(path, options)
     except UnknownNetworkError as error:
+        if precision != "float32":
+            raise DbnetError(f"{error}; such a file runs as it is, so not in {precision}: leave out --precision, or "
+                             f"convert it with the tool that made it") from error
         return open_unknown(Path(path), error, options, otherwise, runner, device, stages, threads, concurrent)
-    return open_loaded(model, runner, device, stages, threads, options, concurrent)
+    return open_loaded(model, runner, device, stages, threads, options, concurrent, precision, keep_float32)
 
 
 def open_loaded(model: LoadedModel, runner: str | None = None, device: str | None = None,
                 stages: tuple[str, ...] | None = None, threads: int | None = None,
-                options: SourceOptions | None = None, concurrent: bool = False) -> Runner:
+                options: SourceOptions | None = None, concurrent: bool = False, precision: str = "float32",
+                keep_float32: Collection[str] = ()) -> Runner:
     """`open_runner` of a file that is read already, with the same `options`. Raises DbnetError."""
     options = options or SourceOptions()
-    opened = _open_known(model, runner or _choose(model), device, stages, threads, options, concurrent)
+    check_precision(precision)
+    if precision == "float32":
+        if keep_float32:
+            raise DbnetError("--keep-float32 means nothing in float32; choose --precision fp16 or bf16")
+        who = parse_runner(runner or _choose(model))
+        opened = _open_known(model, who, device, stages, threads, options, concurrent)
+    else:
+        opened = open_half(model, runner or half_runner(model), device, stages, threads, options, concurrent,
+                           precision=precision, keep_float32=keep_float32)
     opened.notes = [*_pixel_notes(model, options), *getattr(opened, "notes", ())]
     opened.weights_digest = None if model.unread else model.record.sha256
     return opened  # type: ignore[no-any-return]
@@ -116,30 +140,37 @@ def _pixel_notes(model: LoadedModel, options: SourceOptions) -> list[str]:
     return [f"pixels{whole} as you say, {options.pixels}, not the model's own"]
 
 
-def _open_known(model: LoadedModel, runner: str, device: str | None, stages: tuple[str, ...] | None,
+def _open_known(model: LoadedModel, who: RunnerName, device: str | None, stages: tuple[str, ...] | None,
                 threads: int | None, options: SourceOptions, concurrent: bool) -> Any:
+    runner = who.framework
     if runner == "onnxruntime":
-        return _open_onnx(model, device, stages, threads, concurrent, options)
+        return _open_onnx(model, who, device, stages, threads, concurrent, options)
     if model.unread is not None:
         raise DbnetError(f"{model.path}: {model.unread}; so it runs in ONNX Runtime only, by its own graph, not in "
                          f"{runner}")
     if options.output is not None:
         raise NoChoiceError(f"{model.path}: runs in {runner}, where no output is chosen; leave out --map-output",
                             "output")
-    spec, weights = model.record.spec, model.weights
-    require(runner)
-    if runner == "torch":
-        from torch_reference.runner import TorchRunner
-        in_torch = TorchRunner(spec, weights, device, stages or STAGES, threads)
-        in_torch.digest = model.record.sha256
-        return in_torch
-    if threads is not None:
+    if runner == "mindspore" and threads is not None:
         raise DbnetError(f"MindSpore takes its threads from the cores it may use; leave out --threads and start it "
                          f"with: taskset -c 0-{threads - 1} dbnet ...")
-    from ms_models.runner import MindSporeRunner
-    opened = MindSporeRunner(spec, weights, device, stages or STAGES)
+    opened = _half(who, model.record.spec, model.weights, device, stages or STAGES,
+                   {"threads": threads} if runner == "torch" else {})
     opened.digest = model.record.sha256
     return opened
+
+
+def _half(who: RunnerName, spec: ModelSpec, weights: Weights, device: str | None, stages: tuple[str, ...],
+          options: dict[str, Any]) -> Any:
+    """The runner of a half. options: what it alone has."""
+    if who.python is not None:
+        return ElsewhereRunner(Worker(who.python, who.framework), spec, weights, device, stages, **options)
+    require(who.framework)
+    if who.framework == "torch":
+        from torch_reference.runner import TorchRunner
+        return TorchRunner(spec, weights, device, stages, **options)
+    from ms_models.runner import MindSporeRunner
+    return MindSporeRunner(spec, weights, device, stages, **options)
 
 
 def _choose(model: LoadedModel) -> str:
@@ -153,11 +184,12 @@ def _choose(model: LoadedModel) -> str:
     raise DbnetError(f"no framework to run {model.path.name} in: pip install 'dbnet-parity[onnxruntime]'")
 
 
-def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] | None, threads: int | None,
-               concurrent: bool, options: SourceOptions) -> Runner:
+def _open_onnx(model: LoadedModel, who: RunnerName, device: str | None, stages: tuple[str, ...] | None,
+               threads: int | None, concurrent: bool, options: SourceOptions) -> Runner:
+    ort = onnxruntime_of(who)
     if model.format == "onnx" and not options.semantics:
         try:
-            return _as_it_is(model, device, stages, threads, concurrent, options)
+            return _as_it_is(model, device, stages, threads, concurrent, options, ort)
         except OtherGraphError as error:
             if model.unread is not None or (error.foreign and not model.graph_read):
                 raise  # another graph in its place would prove nothing about it
@@ -172,13 +204,13 @@ def _open_onnx(model: LoadedModel, device: str | None, stages: tuple[str, ...] |
         raise NoChoiceError(f"{model.path}: does not run as it is, so no output is chosen; leave out --map-output",
                             "output")
     graph = archive(spec, model.weights, stages != ("probability",))
-    opened = OnnxRuntimeRunner(graph, spec, device, stages, threads, concurrent)
+    opened = OnnxRuntimeRunner(graph, spec, device, stages, threads, concurrent, ort=ort)
     opened.digest = model.record.sha256
     return opened
 
 
 def _as_it_is(model: LoadedModel, device: str | None, stages: tuple[str, ...] | None, threads: int | None,
-              concurrent: bool, options: SourceOptions) -> Runner:
+              concurrent: bool, options: SourceOptions, ort: Any) -> Runner:
     """An .onnx whose weights are known, by its own graph. Raises OtherGraphError if that gives other stages."""
     outline = read_outline(model.path)
     check_locations(model.path, outline)
@@ -186,12 +218,13 @@ def _as_it_is(model: LoadedModel, device: str | None, stages: tuple[str, ...] | 
     try:
         if options.output is not None:
             raise OtherGraphError("an output was chosen", foreign=True)
-        opened = OnnxRuntimeRunner(model.path, spec, device, stages, threads, concurrent)
+        opened = OnnxRuntimeRunner(model.path, spec, device, stages, threads, concurrent, ort=ort)
     except OtherGraphError as error:
         if not error.foreign or stages not in (None, ("probability",)):
             raise
-        return OpaqueRunner(model.path, outline, spec, options, device, threads, concurrent, model.foreign)
-    opened.spec, opened.notes = fitted(spec, options, opened.shape)
+        return OpaqueRunner(model.path, outline, spec, options, device, threads, concurrent, model.foreign, ort=ort)
+    opened.spec, fit = fitted(spec, options, opened.shape)
+    opened.notes += fit
     opened.digest = digest_of(model.path, outline)
     return opened
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import converters
+from dbnet.extras import installed
 from dbnet.seeded import seeded_images, seeded_weights
 from dbnet.spec import SPECS, STAGES, ModelSpec
 from evaluation.runners import open_runner
@@ -80,6 +81,8 @@ class Lab:
         wanted = (self.device or "cpu").lower().split(":")[0]
         able = {"ascend": ("mindspore",), "npu": ("mindspore",), "cuda": ("torch", "onnxruntime"),
                 "gpu": ("torch", "mindspore", "onnxruntime")}.get(wanted, ())
+        if name == "onnxruntime" and wanted in ("cuda", "gpu") and not _has_cuda():
+            return "cpu"
         return str(self.device) if name in able else "cpu"
 
     def outputs(self, case: str, name: str, size: tuple[int, int, int]) -> dict[str, np.ndarray]:
@@ -99,6 +102,14 @@ class Lab:
     def to_float64(self, case: str, name: str, size: tuple[int, int, int]) -> dict[str, float]:
         """Distance of each stage to float64, relative to the stage's largest value."""
         return distances(self.outputs(case, "float64", size), self.outputs(case, name, size))
+
+
+def _has_cuda() -> bool:
+    """Whether the onnxruntime that is installed was built for NVIDIA's cards."""
+    if not installed("onnxruntime"):
+        return False
+    import onnxruntime
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def distances(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> dict[str, float]:

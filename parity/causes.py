@@ -15,11 +15,10 @@ from parity.folded import in_like_terms
 from parity.graph_suspects import GraphFault, graph_faults
 from parity.lab import Lab, Network, OnnxLab, of_weights
 from parity.suspects import Fault, Faults, faults, guesses
+from parity.tolerances import least_of
 
 #: A suspect that leaves more than this share of the error explains nothing.
 LEAST_GAIN = 0.5
-#: Probabilities below say no text: errors of a map without any are not measured by its largest value.
-LEAST = 0.1
 #: Which of several faults, by their places.
 Chosen = frozenset[int]
 
@@ -111,8 +110,8 @@ def _in_the_graph(scene: Scene, side: Side, said: np.ndarray, own: np.ndarray,
 
     def error(chosen: Chosen, to: Callable[[np.ndarray], float]) -> float:
         return math.inf if (stage := mended(chosen)) is None else to(stage)
-    needed = _needed(len(found.known), partial(error, to=lambda stage: scene.error(said, stage)), tolerance)
-    return _told(found.known, needed, partial(error, to=far), tolerance)
+    needed = needed_of(len(found.known), partial(error, to=lambda stage: scene.error(said, stage)), tolerance)
+    return told_of(found.known, needed, partial(error, to=far), tolerance)
 
 
 def _in_the_files(scene: Scene, candidate: Network, reference: Network, right: np.ndarray, error: float) -> list[Cause]:
@@ -136,8 +135,8 @@ def _said_otherwise(scene: Scene, found: Faults, right: np.ndarray, error: float
     @cache
     def residual(chosen: Chosen) -> float:
         return scene.error(right, scene.of(mended(chosen))) if chosen else error
-    needed = _needed(len(found.known), residual, scene.tolerance)
-    return _told(found.known, needed, residual, scene.tolerance), mended(needed)
+    needed = needed_of(len(found.known), residual, scene.tolerance)
+    return told_of(found.known, needed, residual, scene.tolerance), mended(needed)
 
 
 def _guessed(scene: Scene, start: Network, right: np.ndarray, error: float) -> list[Cause]:
@@ -156,7 +155,7 @@ def _guessed(scene: Scene, start: Network, right: np.ndarray, error: float) -> l
     return causes
 
 
-def _needed(count: int, residual: Callable[[Chosen], float], tolerance: float) -> Chosen:
+def needed_of(count: int, residual: Callable[[Chosen], float], tolerance: float) -> Chosen:
     """Those of so many faults that explain the difference: with them mended nothing is left, and each is needed. If
     more is left whatever is mended, those that halve it, one after the other.
 
@@ -176,7 +175,7 @@ def _needed(count: int, residual: Callable[[Chosen], float], tolerance: float) -
     return chosen
 
 
-def _told(known: Sequence[Fault | GraphFault], needed: Chosen, residual: Callable[[Chosen], float],
+def told_of(known: Sequence[Fault | GraphFault], needed: Chosen, residual: Callable[[Chosen], float],
           tolerance: float) -> list[Cause]:
     """The causes, each time the one first that leaves the least."""
     causes: list[Cause] = []
@@ -187,11 +186,6 @@ def _told(known: Sequence[Fault | GraphFault], needed: Chosen, residual: Callabl
         causes.append(Cause(known[best].cause, known[best].what, before, left, left <= tolerance))
         chosen |= {best}
     return causes
-
-
-def least_of(stage: str) -> float:
-    """What errors of a stage are relative to at least."""
-    return LEAST if stage in ("probability", *TRAINING_STAGES) else 0.0
 
 
 def relative_error(right: np.ndarray, own: np.ndarray, least: float = 0.0) -> float:

@@ -21,24 +21,28 @@ from evaluation.pictures import decode
 @dataclass(eq=False)
 class Gallery:
     """wanted: whether pictures will be asked for; else no maps are kept. ignore_orientation: show images as they are
-    stored, which is how A sees them.
+    stored, which is how A sees them. paths: name -> path of the images whose files are at hand.
     """
 
     wanted: bool
     ignore_orientation: bool = False
     names: list[str] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
     found_a: list[list[Detection]] = field(default_factory=list)
     found_b: list[list[Detection]] = field(default_factory=list)
     _worst: list[Any] = field(default_factory=list)
 
-    def observe(self, image: ImageComparison, path: Path, a: Found, b: Found) -> None:
+    def observe(self, image: ImageComparison, path: Path | None, a: Found, b: Found) -> None:
         """An image that both models ran on (`compare_maps.Observer`)."""
         self.names.append(image.name)
+        if path is not None:
+            self.paths[image.name] = str(path)
         self.found_a.append(a.boxes)
         self.found_b.append(b.boxes)
-        if not self.wanted:
+        if not self.wanted or path is None or a.probability is None or b.probability is None:
             return
-        row = {"max_abs": image.max_abs, "sizes": image.sizes, "boxes": asdict(image.boxes)}
+        row = {"max_abs": image.max_abs, "tolerance": image.tolerance, "sizes": image.sizes,
+               "boxes": asdict(image.boxes)}
         # The number decides between equals, so that images and arrays are never compared. Maps to look at need no more
         # digits than float16 has: two of 1280 x 736 pixels are 4 MB.
         entry = (rank(row), -len(self.names), differs(row), image.name, path, _small(a), _small(b))
@@ -75,4 +79,5 @@ class Gallery:
 
 
 def _small(found: Found) -> Found:
+    assert found.probability is not None
     return replace(found, probability=found.probability.astype(np.float16))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from onnx import ModelProto, NodeProto
 
@@ -43,6 +44,7 @@ class GraphFaults:
     file: ModelProto
     expected: ModelProto
     known: list[GraphFault]
+    ort: Any = None
 
     def mended(self, faults: Collection[GraphFault]) -> OnnxLab:
         """The graph without some of its faults. Raises DbnetError when it is run, if it does not work so."""
@@ -54,7 +56,7 @@ class GraphFaults:
             if node.output and node.output[0] in wrong:
                 node.CopyFrom(right[node.output[0]])
                 node.name = ""  # another node, which only stays for its map, may bear it
-        return OnnxLab(mended.SerializeToString())
+        return OnnxLab(mended.SerializeToString(), ort=self.ort)
 
 
 def graph_faults(lab: OnnxLab, network: Network) -> GraphFaults:
@@ -71,7 +73,7 @@ def graph_faults(lab: OnnxLab, network: Network) -> GraphFaults:
         more = f" and {len(nodes) - 1} more" if nodes[1:] else ""
         known.append(GraphFault(cause, f"{nodes[0].op_type} {nodes[0].output[0]}{more}: not as its record says",
                                 tuple(node.output[0] for node in nodes)))
-    return GraphFaults(lab.proto, expected, known)
+    return GraphFaults(lab.proto, expected, known, lab.ort)
 
 
 def _with_names(expected: ModelProto, file: ModelProto) -> ModelProto:

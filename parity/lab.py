@@ -39,13 +39,13 @@ class Lab(Protocol):
 class OnnxLab:
     """An ONNX graph with the stages' names (`converters.onnx_graph`), in ONNX Runtime on the CPU.
 
-    model: the bytes of a file. stages: those that the graph has. network: what the file says it is. Raises DbnetError
-    if it cannot be read or run.
+    model: the bytes of a file. stages: those that the graph has. network: what the file says it is. ort: as of
+    `OnnxRuntimeRunner`. Raises DbnetError if it cannot be read or run.
     """
 
-    def __init__(self, model: bytes, where: str = "the model", network: Network | None = None):
+    def __init__(self, model: bytes, where: str = "the model", network: Network | None = None, ort: Any = None):
         from converters.onnx_parts import parse, stages_within
-        self.proto, self.network, self._where = parse(model), network, where
+        self.proto, self.network, self._where, self.ort = parse(model), network, where, ort
         self.stages = stages_within(self.proto)
         self._sessions: dict[str, Any] = {}
 
@@ -69,7 +69,7 @@ class OnnxLab:
 
     def _run(self, kind: str, build: Any, images: np.ndarray, maps: Mapping[str, np.ndarray]) -> Maps:
         from converters.onnx_parts import GIVEN
-        ort = require("onnxruntime")
+        ort = self.ort or require("onnxruntime")
         session = self._sessions.get(kind)
         if session is None:
             settings = ort.SessionOptions()
@@ -113,6 +113,6 @@ def of_weights(network: Network, precision: Literal["float32", "float64"] = "flo
     return onnx_of_weights(network)
 
 
-def onnx_of_weights(network: Network) -> OnnxLab:
+def onnx_of_weights(network: Network, ort: Any = None) -> OnnxLab:
     """The graph that is written for these weights."""
-    return OnnxLab(archive(network.spec, network.weights, stages=True))
+    return OnnxLab(archive(network.spec, network.weights, stages=True), ort=ort)

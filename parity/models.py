@@ -18,12 +18,13 @@ from dbnet.extras import installed
 from dbnet.pixel_formats import pixel_causes
 from dbnet.preprocess import prepare
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
+from evaluation.compare_maps import TOLERANCE
 from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
 from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
 from parity.photographs import Photograph, Picture
 from parity.staged import StagedModel
-from parity.tolerances import Tolerances, tolerances
+from parity.tolerances import Tolerances, tolerances_of
 
 PIXELS = "pixels"
 #: Of pixels normalised in float32, relative to the largest.
@@ -38,7 +39,7 @@ SMALL = (128, 192)
 class StageRow:
     """comparison: chained from the image. isolated: from the reference's maps; None where they cannot be given.
     to_float64: of the reference and of the candidate, relative to the largest value; None where there is no referee.
-    why: what kept the stage from being compared, in place of a comparison.
+    why: what kept the stage from being compared, in place of a comparison. image: on which of several it is worst.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class StageRow:
     isolated: Comparison | None = None
     to_float64: tuple[float | None, float | None] = (None, None)
     why: str = ""
+    image: str = ""
 
     @property
     def passed(self) -> bool:
@@ -97,10 +99,10 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(row: StageRow) -> dict[str, Any]:
-    told: dict[str, Any] = {"stage": row.stage}
+    told: dict[str, Any] = {"stage": row.stage} | ({"image": row.image} if row.image else {})
     if row.comparison is None:
         return told | {"passed": False, "why": row.why}
-    told |= {name: value for name, value in vars(row.comparison).items() if name != "worst_index"}
+    told |= {name: _finite(value) for name, value in vars(row.comparison).items() if name != "worst_index"}
     isolated = row.isolated
     return told | {"worst_index": list(row.comparison.worst_index),
                    "isolated_max_abs": isolated.max_abs if isolated else None,
@@ -124,7 +126,7 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
     picture = photographs[0].seen_by(reference.pixels)
     fixed = _only_size(reference, candidate)
     images = network_input(picture, reference.pixels, fixed=fixed)
-    wide = _wider(reference, candidate)
+    wide = wider(reference, candidate)
     reference, candidate = (_with_stages(side, images, wide, result) for side in (reference, candidate))
     ours, theirs = reference.run(images), candidate.run(images)
     alike = all(ours[stage].shape == theirs[stage].shape for stage in ours if stage in theirs)
@@ -136,7 +138,7 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
     for who, maps, other in (("the reference", ours, theirs), ("the candidate", theirs, ours)):
         if alone := [stage for stage in order if stage in maps and stage not in other]:
             result.notes.append(f"only {who} gives {', '.join(alone)}: not compared")
-    _judge(result)
+    judge(result)
     result.shown = _shown(result, ours, theirs)
     first = next((row.stage for row in result.rows if not row.passed and row.stage != PIXELS), None)
     if first is not None:  # the pixels may differ too: the network's faults are told after theirs
@@ -220,7 +222,7 @@ def _compare_pixels(reference: StagedModel, candidate: StagedModel, photographs:
     _, row, photograph = max(found or refused, key=lambda each: each[0])
     result.rows.append(row)
     if not row.passed:
-        result.causes = _pixel_causes(right, wrong, photograph)
+        result.causes = pixel_causes_on(right, wrong, photograph)
     elif right.ignore_orientation != wrong.ignore_orientation and all(one.is_upright for one in photographs):
         result.notes.append("the pixel formats differ in ignore_orientation, which changes images with an EXIF "
                             "orientation only: the one compared here has none")
@@ -236,7 +238,8 @@ def _pixel_row(right: PixelFormat, wrong: PixelFormat, photograph: Photograph) -
     return comparison.max_rel, StageRow(PIXELS, comparison)
 
 
-def _pixel_causes(right: PixelFormat, wrong: PixelFormat, photograph: Photograph) -> list[Cause]:
+def pixel_causes_on(right: PixelFormat, wrong: PixelFormat, photograph: Photograph) -> list[Cause]:
+    """The parts in which two pixel formats differ, each with what it makes of a picture."""
     causes, before = [], _pixel_error(right, wrong, photograph)
     for name, what, mended in pixel_causes(wrong, right):
         residual = _pixel_error(right, mended, photograph)
@@ -256,8 +259,14 @@ def _pixel_error(right: PixelFormat, other: PixelFormat, photograph: Photograph)
     return relative_error(a, b)
 
 
-def _wider(*sides: StagedModel) -> Tolerances:
-    return max((tolerances(side.runner.device) for side in sides), key=lambda row: row.features)
+def wider(*sides: StagedModel) -> Tolerances:
+    """The tolerances of the side that is allowed more."""
+    return max((tolerances_of(side.runner.environment()) for side in sides), key=lambda row: row.features)
+
+
+def map_tolerance(*sides: StagedModel) -> float:
+    """Of the probabilities of whole images, absolute."""
+    return max(TOLERANCE, wider(*sides).probability)
 
 
 def _exact(reference: StagedModel, images: np.ndarray) -> Maps:
@@ -282,7 +291,8 @@ def _row(stage: str, ours: Maps, theirs: Maps, parts: Maps | None, wide: Toleran
     return StageRow(stage, comparison, isolated, far)
 
 
-def _judge(result: ModelComparison) -> None:
+def judge(result: ModelComparison) -> None:
+    """Sets verdict, first divergence and own errors by the rows, and tells of what proves nothing."""
     failed = [row.stage for row in result.rows if not row.passed]
     result.first = failed[0] if failed else None
     result.own = [row.stage for row in result.rows if row.isolated is not None and not row.isolated.passed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,13 @@ from converters.load import LoadedModel, SourceOptions, load_model
 from converters.onnx_parts import parse, stages_within
 from dbnet.errors import UnknownNetworkError
 from dbnet.extras import installed
+from dbnet.precision import FORMATS
+from dbnet.runner_names import parse_runner
 from dbnet.running import has_training_branch
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
+from evaluation.elsewhere import ElsewhereRunner
+from evaluation.half import half_runner
+from evaluation.onnx_half import HalfOnnxRunner, half_archive
 from evaluation.runners import OnnxRuntimeRunner, Runner, open_loaded, open_runner
 from parity.lab import Lab, Maps, Network, OnnxLab, onnx_of_weights
 
@@ -77,9 +82,11 @@ class StagedModel:
 
 
 def open_staged(path: str | Path, runner: str | None = None, device: str | None = None,
-                options: SourceOptions | None = None, threads: int | None = None) -> StagedModel:
+                options: SourceOptions | None = None, threads: int | None = None, *, precision: str = "float32",
+                keep_float32: Sequence[str] = ()) -> StagedModel:
     """Opens a model file for a comparison, with as many stages as it gives. An .onnx in ONNX Runtime is its own graph,
-    made to give the stages that it computes under their names; in another graph's place it would prove nothing.
+    made to give the stages that it computes under their names; in another graph's place it would prove nothing. In half
+    precision (see `open_runner`) it is the graph that is written for its weights.
 
     Raises DbnetError as `open_runner` does.
     """
@@ -87,28 +94,47 @@ def open_staged(path: str | Path, runner: str | None = None, device: str | None 
     try:
         model = load_model(path, options)
     except UnknownNetworkError:
-        opened = open_runner(path, runner, device, ("probability",), threads, options)
+        opened = open_runner(path, runner, device, ("probability",), threads, options, precision=precision)
         return StagedModel(path, None, opened, None, ("probability",), list(getattr(opened, "notes", ())))
-    if model.format == "onnx" and runner in (None, "onnxruntime") and not options.semantics:
+    if precision != "float32":
+        return _in_half(model, runner or half_runner(model), device, options, threads, precision, keep_float32)
+    chosen = parse_runner(runner or ("mindspore" if model.format in ("ckpt", "mindir") else "torch"))
+    if model.format == "onnx" and (runner is None or chosen.framework == "onnxruntime") and not options.semantics:
         return _own_graph(model, open_loaded(model, runner, device, ("probability",), threads, options))
-    chosen = runner or ("mindspore" if model.format in ("ckpt", "mindir") else "torch")
     stages: tuple[str, ...] = STAGES
-    if chosen != "onnxruntime" and installed(chosen) and has_training_branch(model.weights):
+    if chosen.framework != "onnxruntime" and has_training_branch(model.weights) and (
+            chosen.python is not None or installed(chosen.framework)):
         stages = STAGES + TRAINING_STAGES
     opened = open_loaded(model, runner, device, stages, threads, options)
     notes = list(getattr(opened, "notes", ()))
-    again = partial(open_loaded, model, runner, device, ("probability",), threads, options)
+    again: Callable[[], Runner] = partial(open_loaded, model, runner, device, ("probability",), threads, options)
     if isinstance(opened, OnnxRuntimeRunner):
-        lab = onnx_of_weights(Network(model.record.spec, model.weights))
+        lab = onnx_of_weights(Network(model.record.spec, model.weights), opened.ort)
         return StagedModel(path, model, opened, lab, STAGES, notes, again)
+    if isinstance(opened, ElsewhereRunner):
+        again = partial(opened.narrowed, ("probability",))
     lab_of_half = cast(Lab, opened)  # both halves' runners give their parts
     return StagedModel(path, model, opened, lab_of_half, stages, notes, again)
+
+
+def _in_half(model: LoadedModel, runner: str, device: str | None, options: SourceOptions, threads: int | None,
+             precision: str, keep: Sequence[str]) -> StagedModel:
+    again = partial(open_loaded, model, runner, device, ("probability",), threads, options, precision=precision,
+                    keep_float32=keep)
+    opened = open_loaded(model, runner, device, STAGES, threads, options, precision=precision, keep_float32=keep)
+    network, notes = Network(model.record.spec, model.weights), list(getattr(opened, "notes", ()))
+    if not isinstance(opened, HalfOnnxRunner):
+        return StagedModel(model.path, model, opened, cast(Lab, opened), STAGES, notes, again)
+    graph, _ = half_archive(network.spec, network.weights, True, FORMATS[precision], opened.kept)
+    lab = OnnxLab(graph, str(model.path), network, opened.ort)
+    return StagedModel(model.path, model, opened, lab, STAGES, notes, again)
 
 
 def _own_graph(model: LoadedModel, opened: Runner) -> StagedModel:
     notes = [*getattr(opened, "notes", ()), *([f"{model.path.name}: {model.unread}"] if model.unread else [])]
     data = model.path.read_bytes()
     if opened.device == "cpu" and (stages := stages_within(parse(data))):
-        lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights))
+        ort = getattr(opened, "ort", None)
+        lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights), ort)
         return StagedModel(model.path, model, opened, lab, stages, notes)
     return StagedModel(model.path, model, opened, None, ("probability",), notes)

@@ -121,7 +121,11 @@ def _columns(sides: tuple[str, str]) -> dict[str, Cell]:
 
 
 def _of(name: str, form: str) -> Cell:
-    return lambda row: "-" if row.comparison is None else format(getattr(row.comparison, name), form)
+    def cell(row: StageRow) -> str:
+        value = math.nan if row.comparison is None else getattr(row.comparison, name)
+        bound = name in ("max_abs", "max_rel") and row.comparison and row.comparison.basis in ("sample", "statistics")
+        return "-" if math.isnan(value) else f"{'>=' if bound else ''}{value:{form}}"
+    return cell
 
 
 def _own(row: StageRow) -> str:
@@ -142,7 +146,8 @@ def _end(row: StageRow) -> str:
         return "ok"
     if row.isolated is not None and row.isolated.passed:
         return "inherited"
-    return f"DIFFERS, most at {row.comparison.worst_index}"
+    place = f", most at {row.comparison.worst_index}" if row.comparison.worst_index else ""
+    return f"DIFFERS{place}{f' of {row.image}' if row.image and place else ''}"
 
 
 def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int]) -> list[str]:

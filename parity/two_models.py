@@ -14,9 +14,11 @@ from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from evaluation.compare_maps import MapComparison, Side, compare_maps
 from evaluation.detecting_inputs import Inputs, find_images
-from parity.models import ModelComparison, compare_models
+from parity.models import ModelComparison, compare_models, map_tolerance
 from parity.photographs import Photograph
 from parity.staged import StagedModel, open_staged
+from parity.trace_compare import TraceComparison, compare_traced, sources_of
+from parity.traced import TracedModel, is_traced, open_trace
 
 #: The picture that is drawn where no images are given: a seed, height and width in pixels.
 DRAWN = (3, 352, 512)
@@ -51,10 +53,19 @@ class TwoModels:
 
     def stages(self) -> ModelComparison:
         """Stage by stage, on the first of the images that can be read or on a drawn one. Raises DbnetError."""
+        if self.is_traced:
+            return self._traced().stages
         return self._once("stages", lambda: compare_models(*self.sides(), self._pictures()))
 
-    def on_images(self, given: str) -> MapComparison:
-        """Maps and boxes of the images of one file, folder or glob. Raises DbnetError."""
+    @property
+    def is_traced(self) -> bool:
+        """Whether one of the two is a trace, whose images are compared, wherever they are at hand."""
+        return is_traced(self.wanted.reference) or is_traced(self.wanted.candidate)
+
+    def on_images(self, given: str | None) -> MapComparison:
+        """Maps and boxes of the images of one file, folder or glob; with a trace, of its own. Raises DbnetError."""
+        if self.is_traced or given is None:
+            return self._traced().maps
         return self._once(("images", given), lambda: self._compare_on(find_images([given])))
 
     def _once(self, what: Hashable, work: Callable[[], T]) -> T:
@@ -71,8 +82,23 @@ class TwoModels:
         result: T = found
         return result
 
+    def _traced(self) -> TraceComparison:
+        return self._once("traced", self._compare_traced)
+
+    def _compare_traced(self) -> TraceComparison:
+        given = self.wanted.images
+        sides = self.sides()
+        rules = [side.rule if isinstance(side, TracedModel) else side.runner.spec.boxes for side in sides]
+        return compare_traced(*sides, (rules[0], rules[1]), sources_of(find_images(given).files if given else []),
+                              self.wanted.limit)
+
     def _open(self) -> tuple[StagedModel, StagedModel]:
         wanted = self.wanted
+        if self.is_traced:
+            first, second = (open_trace(path) if is_traced(path) else
+                             open_staged(path, runner, wanted.device, wanted.options)
+                             for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True))
+            return first, second
         a, b = for_each(wanted.options, *(
             partial(open_staged, path, runner, wanted.device)
             for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True)))
@@ -85,7 +111,7 @@ class TwoModels:
     def _compare_on(self, found: Inputs) -> MapComparison:
         a, b = self._once("runners", lambda: [Side(side.for_images(), side.runner.spec.boxes) for side in self.sides()])
         images = list(zip(found.names, found.files, strict=True))[:self.wanted.limit]
-        result = compare_maps(a, b, images)
+        result = compare_maps(a, b, images, tolerance=map_tolerance(*self.sides()))
         if self.wanted.limit is None:
             result.failed[:0] = [f"{path}: {problem}" for path, problem in found.refused]
         return result

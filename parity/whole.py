@@ -18,10 +18,12 @@ from evaluation.compare_scores import ScoreComparison, compare_scores
 from evaluation.compare_swap import Attribution
 from evaluation.evaluate import versions
 from parity.gallery import Gallery
-from parity.models import ModelComparison, compare_models
+from parity.models import ModelComparison, compare_models, map_tolerance
 from parity.photographs import Picture
 from parity.staged import StagedModel
 from parity.told import rule_notes
+from parity.trace_compare import compare_traced
+from parity.traced import TracedModel
 
 #: What stands for parts that are not there.
 _WITHOUT_STAGES: dict[str, Any] = {"first_divergence": None, "layer": None, "cause": None, "causes": [],
@@ -91,8 +93,36 @@ class WholeComparison:
                 self.keep(False)
                 progress(done, count)
 
-            self.maps = compare_maps(ends[0], ends[1], images, told, gallery.observe)
+            self.maps = compare_maps(ends[0], ends[1], images, told, gallery.observe,
+                                     map_tolerance(*self.sides))
         return ends
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether one of the sides is a trace."""
+        return any(isinstance(side, TracedModel) for side in self.sides)
+
+    def traced_images(self, limit: int | None) -> int:
+        """How many images `run_traced` looks at."""
+        traced = next(side for side in self.sides if isinstance(side, TracedModel))
+        return len(traced.recorded.images[:limit])
+
+    def run_traced(self, sources: Mapping[str, str], gallery: Gallery, limit: int | None = None,
+                   progress: Callable[[int, int], object] = lambda done, count: None) -> None:
+        """`compare_traced`: the stages and the images in one."""
+        with self.step("comparing with the trace"):
+            def told(so_far: MapComparison, count: int) -> None:
+                self.maps, done = so_far, len(so_far.images) + len(so_far.failed)
+                self.doing = f"comparing with the trace, {done} of {count} images done"
+                self.keep(False)
+                progress(done, count)
+
+            try:
+                found = compare_traced(*self.sides, self.rules, sources, limit, told, gallery.observe)
+            except DbnetError:
+                self.maps = None  # not one image: the error says why, once
+                raise
+            self.stages, self.maps = found.stages, found.maps
 
     def run_scores(self, labelled: Mapping[str, Sample], gallery: Gallery, protocols: Sequence[str],
                    same_f: float | None = None) -> None:
@@ -144,7 +174,10 @@ def interrupted(data: dict[str, Any], how: str) -> dict[str, Any]:
 
 def title_of(side: StagedModel, rule: BoxRule | None = None) -> str:
     """One line: file, network, runner, and with a rule what goes in and how boxes come out."""
-    line = f"{side.path.name}: {side.runner.spec.name} on {side.runner.name} ({side.runner.device})"
+    runner = side.runner
+    line = f"{side.path.name}: {runner.spec.name} on {getattr(runner, 'title', runner.name)} ({runner.device})"
+    if isinstance(side, TracedModel):
+        line += f", recorded ({side.recorded.level}, {len(side.recorded.images)} images)"
     if rule is None:
         return line
     return (f"{line}; pixels {told(side.pixels)}; boxes {rule.rule} {rule.box_type}, binary_thresh "

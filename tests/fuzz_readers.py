@@ -36,7 +36,7 @@ from evaluation.pictures import decode
 from evaluation.results import read_results
 from evaluation.store import open_store
 from evaluation.training_journal import Journal
-from tests import fuzz_data, fuzz_graphs, fuzz_weights
+from tests import fuzz_data, fuzz_graphs, fuzz_traces, fuzz_weights
 from tests.fuzz_bytes import BLIND
 from tests.fuzz_headers import IMAGE, MAT, SAFETENSORS
 from tests.fuzz_nodes import NODES
@@ -239,6 +239,8 @@ READERS: dict[str, Reader] = {
     "mindir": Reader(("x.mindir", "x", "x.onnx"), fuzz_graphs.mindir, (*PROTOBUF * 2, *BLIND), weights, 10),
     "mindir graph": Reader(("x.mindir",), fuzz_graphs.mindir_graph, (*PROTOBUF * 2, *BLIND[:4]), whole, 1, slow=True),
     "safetensors": Reader(("x.safetensors", "x"), fuzz_weights.safetensors, (*SAFETENSORS * 4, *BLIND), weights, 10, 1),
+    "trace": Reader(("x.trace", "x"), fuzz_traces.traces, (*(fuzz_traces.resealed,) * 9, *SAFETENSORS, *BLIND[:8]),
+                    fuzz_traces.trace, 6, times=6),
     "training ckpt": Reader(("x.ckpt",), lambda: fuzz_weights.training_files()[:1], (*PROTOBUF, *BLIND), training, 1),
     "training pth": Reader(("x.pth",), lambda: fuzz_weights.training_files()[1:], _PTH, training, 1, floor=_PICKLED),
     "real size": Reader(("x",), fuzz_weights.real_size, BLIND, weights, 0.2, floor=_PICKLED, slow=True),

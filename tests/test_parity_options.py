@@ -106,6 +106,8 @@ def test_a_file_given_by_its_path_is_meant_only_with_models(run):
     (["--reference", "a.pth", "--candidate", "a.pth", "--set", "k"], "--set wants FIELD=VALUE"),
     (["--images", "photos"], "--images needs --reference and --candidate"),
     (["--runner-a", "torch"], "--runner-a needs --reference and --candidate"),
+    (["--reference", "a.pth", "--candidate", "a.pth", "--runner-a", "toch"], "unknown runner 'toch'"),
+    (["--reference", "a.pth", "--candidate", "a.pth", "--runner-b", "torch@none"], "there is no such interpreter"),
     (["--require", "tensorflow"], "--require tensorflow: runners are"),
     (["--device", "toaster:x"], "toaster"),
 ])

@@ -10,21 +10,26 @@ import click
 from dbnet.cli.compare_reports import REPORTS, check_apart, report_options
 from dbnet.cli.evaluate_options import BOX_SETTINGS, OWN_PROTOCOL, box_options, protocol_names
 from dbnet.cli.options import (
+    SOURCE_SETTINGS,
     PathArgument,
+    RunnerType,
+    check_kept,
     json_option,
+    keep_float32_option,
     map_output_option,
     print_table,
     refuse_others,
     source_options,
     write_json,
 )
+from dbnet.precision_names import PRECISIONS
 
 LISTED = 20
-RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: What needs a ground truth; what needs images; what needs models that run.
 _OF_SCORES = {"form": "--format", "protocols": "--protocol", "same_f": "--same-f"}
 _OF_IMAGES = {"limit", "recursive", "gt", "swap", *_OF_SCORES, "protocol_b", *BOX_SETTINGS}
-_OF_RUNS = {"runner_a", "runner_b", "device", "threads", "map_output", "pixels", *_OF_IMAGES, *REPORTS}
+_OF_RUNS = {"runner_a", "runner_b", "precision_a", "precision_b", "keep_float32", "device", "threads",
+            "map_output", "pixels", *_OF_IMAGES, *REPORTS}
 
 
 @click.command()
@@ -49,8 +54,15 @@ _OF_RUNS = {"runner_a", "runner_b", "device", "threads", "map_output", "pixels",
 @click.option("--swap", is_flag=True, help="Exchange one part after the other (pixels, network, box rule, protocol), "
                                            "and say what each makes of the difference.")
 @click.option("--protocol-b", metavar="NAME", help="With --swap: B is scored by this one.")
-@click.option("--runner-a", type=click.Choice(RUNNERS), help="Who runs A. Default: the format's own framework.")
-@click.option("--runner-b", type=click.Choice(RUNNERS), help="Who runs B.")
+@click.option("--runner-a", type=RunnerType(),
+              help="Who runs A; with @PYTHON as another environment's interpreter has it. Default: the format's own "
+                   "framework.")
+@click.option("--runner-b", type=RunnerType(), help="Who runs B.")
+@click.option("--precision-a", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+              help="What A computes in; fp16 and bf16 in torch and ONNX Runtime.")
+@click.option("--precision-b", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+              help="What B computes in.")
+@keep_float32_option
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runners.")
 @report_options
@@ -70,24 +82,51 @@ def compare(context: click.Context, a: Path, b: Path, weights: bool, images: tup
     probabilities are at most 1e-4 apart. With --same-f the exit code says whether the F-scores were shown to be the
     same: no difference found is not the same. With --weights a different semantic (such as stem_pool) is a difference:
     equal names do not make equal numbers; so is a graph that is no known network, whatever its names.
+
+    A or B, or both, may be a trace of dbnet trace or of a kit, FILE.trace or FILE.trace:RUN: the model is then fed what
+    was fed where it was recorded. A trace that does not keep its inputs needs the same files as --images.
     """
-    check_apart(json_path, given["reports"], *(path for path in (a, b, given["gt"]) if path is not None))
+    from parity.trace_file import is_trace, split_run
+    files = [split_run(path)[0] for path in (a, b)]
+    check_apart(json_path, given["reports"], *files, *([given["gt"]] if given["gt"] else []))
+    check_kept(given["keep_float32"], given["precision_a"], given["precision_b"])
+    traces = tuple(name for name, file in zip("ab", files, strict=True) if is_trace(file))
+    if traces:
+        _check_traces(traces, weights, given)
     if weights:
         if images or given["stages"]:
             raise click.UsageError(f"give --weights or {'--images' if images else '--stages'}, one of them")
         refuse_others("--weights", _OF_RUNS)
         _compare_weights(a, b, json_path, options)
         return
-    _check_needs(images, given)
+    _check_needs(images, given, bool(traces))
     from dbnet.cli.compare_run import Request, run
     run(Request(a, b, images, json_path, options, given, ("dbnet", *(context.find_root().obj or ()))))
 
 
-def _check_needs(images: tuple[str, ...], given: dict[str, Any]) -> None:
+def _check_traces(traces: tuple[str, ...], weights: bool, given: dict[str, Any]) -> None:
+    """Usage errors for what a trace cannot do."""
+    if weights:
+        raise click.UsageError("a trace holds no weights; leave out --weights")
+    if given["stages"] is not None:
+        raise click.UsageError("with a trace its stages and images are compared together; leave out --stages and "
+                               "--no-stages")
+    if given["swap"]:
+        raise click.UsageError("--swap runs both models with each other's parts, and a trace runs nothing")
+    refuse_others("a trace, which runs nothing",
+                  {f"{option}_{name}" for name in traces for option in ("runner", "precision")})
+    if len(traces) == 2:
+        refuse_others("two traces, which run nothing", {"device", "threads", "map_output", "keep_float32",
+                                                                *SOURCE_SETTINGS})
+
+
+def _check_needs(images: tuple[str, ...], given: dict[str, Any], traced: bool) -> None:
+    """traced: one of the two is a trace, which brings its images, or says which they were."""
     if not images:
         if given["stages"] is False:
             raise click.UsageError("--no-stages leaves nothing to compare without --images")
-        refuse_others("a comparison without --images", _OF_IMAGES)
+        own = {"limit", *BOX_SETTINGS} if traced else set()
+        refuse_others("a comparison without --images", _OF_IMAGES - own)
     if given["gt"] is None:
         refuse_others("a comparison without --gt", set(_OF_SCORES))
     if given["protocol_b"] is not None:

@@ -21,7 +21,9 @@ from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
     from dbnet.cli.compare_inputs import Inputs
+    from dbnet.spec import BoxRule
     from evaluation.compare_maps import Side
+    from parity.gallery import Gallery
     from parity.staged import StagedModel
     from parity.whole import WholeComparison
 
@@ -76,15 +78,18 @@ def _crashed(request: Request, known: dict[str, Any], how: str) -> None:
 def _compare(request: Request, keeper: Keeper) -> None:
     from dbnet.cli import compare_show
     from dbnet.cli.compare_inputs import find_inputs
+    from parity.traced import is_traced
     from parity.whole import WholeComparison
     given = request.given
-    inputs = find_inputs(request.images, **{name: given[name] for name in ("recursive", "limit", "gt", "form",
-                                                                           "protocols")})
-    sides = open_both(request.a, request.b, request.options, given["runner_a"], given["runner_b"], given["device"],
-                      given["threads"])
+    wanted = {name: given[name] for name in ("recursive", "limit", "gt", "form", "protocols")}
+    if is_traced(request.a) or is_traced(request.b):  # then --limit is of the trace's images, which may be any of these
+        wanted["limit"] = None
+    inputs = find_inputs(request.images, **wanted)
+    sides = open_sides(request.a, request.b, request.options, given["runner_a"], given["runner_b"], given["device"],
+                      given["threads"], (given["precision_a"], given["precision_b"]), given["keep_float32"])
     for name, side in zip("AB", sides, strict=True):
         tell_notes(side.runner, f"{name}: ")
-    rules = [chosen_boxes(side.runner.spec.boxes, given["boxes"]) for side in sides]
+    rules = [chosen_boxes(rule_of(side), given["boxes"]) for side in sides]
     whole = WholeComparison(sides, (rules[0], rules[1]), request.command, gt=given["gt"] and str(given["gt"]))
     pictures = _fill(whole, request, inputs, keeper)
     data = whole.to_dict()
@@ -116,6 +121,9 @@ def _fill(whole: WholeComparison, request: Request, inputs: Inputs, keeper: Keep
     given, gallery = request.given, Gallery("html" in request.reports)
 
     whole.keep = lambda now: keeper.keep(lambda: whole.to_dict() | {"doing": whole.doing}, now)
+    if whole.is_traced:
+        _fill_traced(whole, request, inputs, gallery)
+        return _pictures(whole, gallery)
     if given["stages"] is not False:
         whole.run_stages(pictures_of(inputs.files))
     if inputs.files:
@@ -128,6 +136,25 @@ def _fill(whole: WholeComparison, request: Request, inputs: Inputs, keeper: Keep
                              given["same_f"])
         if given["swap"] and ends:
             _swap(whole, request, inputs, ends)
+    return _pictures(whole, gallery)
+
+
+def _fill_traced(whole: WholeComparison, request: Request, inputs: Inputs, gallery: Gallery) -> None:
+    from parity.trace_compare import sources_of
+    given, sources = request.given, sources_of(inputs.files)
+    with progress_bar(whole.traced_images(given["limit"]), request.quiet) as advance:
+        whole.run_traced(sources, gallery, given["limit"], advance)
+    if inputs.samples and gallery.names:
+        if missing := [name for name in gallery.names if name not in gallery.paths]:
+            whole.stopped.append(f"comparing the scores: {missing[0]}: its file is not among --images, so nobody knows "
+                                 f"its labels")
+            return
+        labels = dict(zip(inputs.files, inputs.samples, strict=True))
+        whole.run_scores({name: labels[path] for name, path in gallery.paths.items()}, gallery, inputs.protocols,
+                         given["same_f"])
+
+
+def _pictures(whole: WholeComparison, gallery: Gallery) -> list[Any]:
     pictures: list[Any] = []
     with whole.step("making the pictures"):
         pictures = gallery.pictures(whole.stages.shown if whole.stages else None)
@@ -143,15 +170,42 @@ def _swap(whole: WholeComparison, request: Request, inputs: Inputs, ends: Sequen
         whole.swap = swap(ends[0], ends[1], inputs.named, inputs.samples or None, protocols, advance)
 
 
+def open_sides(a: Path, b: Path, options: Any, runner_a: str | None, runner_b: str | None, device: str | None,
+               threads: int | None = None, precisions: Sequence[str] = ("float32",) * 2,
+               keep_float32: Sequence[str] = ()) -> tuple[StagedModel, StagedModel]:
+    """Both, of which any may be a trace. Raises DbnetError."""
+    from parity.staged import open_staged
+    from parity.traced import is_traced, open_trace
+    traced = [is_traced(path) for path in (a, b)]
+    if not any(traced):
+        return open_both(a, b, options, runner_a, runner_b, device, threads, precisions, keep_float32)
+    first, second = (open_trace(path) if recorded else open_staged(path, runner, device, options, threads,
+                                                                   **_half(precision, keep_float32))
+                     for path, runner, precision, recorded in zip((a, b), (runner_a, runner_b), precisions, traced,
+                                                                  strict=True))
+    return first, second
+
+
+def rule_of(side: StagedModel) -> BoxRule:
+    """By which a side's boxes are made unless options say otherwise."""
+    from parity.traced import TracedModel
+    return side.rule if isinstance(side, TracedModel) else side.runner.spec.boxes
+
+
 def open_both(a: Path, b: Path, options: Any, runner_a: str | None, runner_b: str | None, device: str | None,
-              threads: int | None = None) -> tuple[StagedModel, StagedModel]:
-    """Both models with their stages. Raises DbnetError."""
+              threads: int | None = None, precisions: Sequence[str] = ("float32",) * 2,
+              keep_float32: Sequence[str] = ()) -> tuple[StagedModel, StagedModel]:
+    """Both models with their stages. keep_float32: layers of those in half precision. Raises DbnetError."""
     from converters.choices import for_each
     from parity.staged import open_staged
-    openers = [partial(open_staged, path, runner, device, threads=threads)
-               for path, runner in ((a, runner_a), (b, runner_b))]
+    openers = [partial(open_staged, path, runner, device, threads=threads, **_half(precision, keep_float32))
+               for path, runner, precision in zip((a, b), (runner_a, runner_b), precisions, strict=True)]
     first, second = for_each(options, *openers)
     return first, second
+
+
+def _half(precision: str, keep_float32: Sequence[str]) -> dict[str, Any]:
+    return {"precision": precision, "keep_float32": () if precision == "float32" else keep_float32}
 
 
 def _leave(whole: WholeComparison, same_f: float | None) -> None:

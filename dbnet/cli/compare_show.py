@@ -71,7 +71,6 @@ def show_stages(result: ModelComparison, known: Collection[str] = ()) -> None:
 
 
 def _maps(result: MapComparison) -> None:
-    from evaluation.compare_maps import TOLERANCE
     worst = sorted(result.images, key=lambda image: (image.same, -(image.max_abs or 0)))
     rows = [_row(image.name, image.max_abs, image.mean_abs, image.boxes) for image in worst[:LISTED]]
     rest = len(worst) - LISTED
@@ -87,14 +86,14 @@ def _maps(result: MapComparison) -> None:
     same = "within tolerance" if result.max_abs else "same"
     if result.same and not boxes.a:
         click.echo(f"{same}: neither finds a box in {len(result.images)} images, which proves nothing of boxes, and "
-                   f"probabilities are at most {result.max_abs:.1e} apart (tolerance {TOLERANCE:g})")
+                   f"probabilities are at most {result.max_abs:.1e} apart (tolerance {result.tolerance:g})")
     elif result.same:
         click.echo(f"{same}: {boxes.a} boxes in {len(result.images)} images, all with the same corners, and "
-                   f"probabilities at most {result.max_abs:.1e} apart (tolerance {TOLERANCE:g})")
+                   f"probabilities at most {result.max_abs:.1e} apart (tolerance {result.tolerance:g})")
     else:
         click.echo(f"different: {boxes.identical} of {boxes.a} boxes are the same, {boxes.moved} moved, {boxes.lost} "
                    f"lost, {boxes.invented} invented; {sum(not image.same for image in result.images)} of "
-                   f"{len(result.images)} images differ (tolerance {TOLERANCE:g} in probability, none in boxes)")
+                   f"{len(result.images)} images differ (tolerance {result.tolerance:g} in probability, none in boxes)")
 
 
 def _row(name: str, max_abs: float | None, mean_abs: float | None, boxes: Any) -> tuple[object, ...]:

@@ -12,14 +12,22 @@ import click
 from dbnet.cli.detect_options import check_report_apart, chosen_kinds, chosen_runner, kind_names
 from dbnet.cli.detect_print import print_summary, progress, report_failures
 from dbnet.cli.evaluate_options import box_options, chosen_boxes
-from dbnet.cli.options import PathArgument, json_option, map_output_option, source_options, tell_notes
+from dbnet.cli.options import (
+    PathArgument,
+    RunnerType,
+    check_kept,
+    json_option,
+    keep_float32_option,
+    map_output_option,
+    precision_option,
+    source_options,
+    tell_notes,
+)
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
     from evaluation.detecting_files import Writer
     from evaluation.detecting_inputs import Inputs
-
-RUNNERS = ("auto", "torch", "mindspore", "onnxruntime")
 
 
 @click.command()
@@ -36,29 +44,34 @@ RUNNERS = ("auto", "torch", "mindspore", "onnxruntime")
 @click.option("--no-overlay", is_flag=True, help="Pictures with the boxes only, without the probability map.")
 @click.option("--crops", is_flag=True, help="Also an image of each text, cut out and turned upright.")
 @click.option("--picture-format", type=click.Choice(["jpg", "png"]), default="jpg", show_default=True)
-@click.option("--runner", type=click.Choice(RUNNERS), default="auto", show_default=True,
-              help="auto: ONNX Runtime on a CPU, where it is the fastest; else the format's own framework.")
+@click.option("--runner", type=RunnerType("auto"), default="auto", show_default=True,
+              help="auto: ONNX Runtime on a CPU, where it is the fastest; else the format's own framework. With "
+                   "@PYTHON as another environment's interpreter has it.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runner.")
+@precision_option
+@keep_float32_option
 @json_option
 @box_options
 @source_options
 @map_output_option
 def detect(inputs: tuple[str, ...], model: Path, recursive: bool, out: Path | None, force: bool, runner: str,
            device: str | None, threads: int | None, json_path: str | None, boxes: dict[str, Any], options: Any,
-           only: tuple[str, ...], no_pictures: bool, no_overlay: bool, crops: bool, picture_format: str) -> None:
+           only: tuple[str, ...], no_pictures: bool, no_overlay: bool, crops: bool, picture_format: str, precision: str,
+           keep_float32: tuple[str, ...]) -> None:
     """Find the texts in images: boxes as JSON and text files, and pictures that show them.
 
     Takes image files, folders of them, and globs. With --json FILE (- for standard output) and without --out, that
     is all that is written. Goes on past an image that cannot be read, names it at the end, and exits with 3.
     """
+    check_kept(keep_float32, precision)
     folder = out or (Path("detections") if json_path is None else None)
     kinds = chosen_kinds(folder is None, only, no_pictures, no_overlay, crops)
     found = _images(inputs, recursive, folder, force, json_path)
     from evaluation.detecting import Looks, detect_images, settings_of
     from evaluation.runners import open_runner
     opened = open_runner(model, chosen_runner(runner, device), device, ("probability",), threads, options,
-                         concurrent=True)
+                         concurrent=True, precision=precision, keep_float32=keep_float32)
     tell_notes(opened)
     pixels, rule = opened.spec.pixels, chosen_boxes(opened.spec.boxes, boxes)
     looks = Looks("pictures" in kinds, not no_overlay, "crops" in kinds, f".{picture_format}")

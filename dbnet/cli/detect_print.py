@@ -51,8 +51,8 @@ def print_summary(model: Path, runner: Any, boxes: BoxRule, summary: Summary, ki
     """Two tables on standard output: how many, and what was written where."""
     from evaluation.detecting_files import KINDS
     pixels = runner.spec.pixels
-    click.echo(f"{model.name}: {runner.spec.name} on {runner.name} ({runner.device}); pixels {pixels.colour} "
-               f"{pixels.resize} {pixels.size}; boxes {boxes.rule} {boxes.box_type}, binary_thresh "
+    click.echo(f"{model.name}: {runner.spec.name} on {getattr(runner, 'title', runner.name)} ({runner.device}); pixels "
+               f"{pixels.colour} {pixels.resize} {pixels.size}; boxes {boxes.rule} {boxes.box_type}, binary_thresh "
                f"{boxes.binary_thresh:g}, box_thresh {boxes.box_thresh:g}, unclip_ratio {boxes.unclip_ratio:g}")
     rate = f"{summary.images / summary.seconds:.1f}" if summary.images and summary.seconds else "-"
     print_table("", ("images", "boxes", "failed", "seconds", "images/s"),

@@ -19,8 +19,12 @@ from dbnet.cli.evaluate_options import (
 from dbnet.cli.options import (
     SOURCE_SETTINGS,
     PathArgument,
+    RunnerType,
+    check_kept,
     json_option,
+    keep_float32_option,
     map_output_option,
+    precision_option,
     progress_bar,
     refuse_others,
     source_options,
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
 
 DATASETS = tuple(OWN_PROTOCOL)
-RUNNERS = ("torch", "mindspore", "onnxruntime")
 #: Where a data set's files lie below --root.
 DATA_PARTS = ("images", "gt", "test/images", "test/gt")
 
@@ -63,10 +66,13 @@ DATA_PARTS = ("images", "gt", "test/images", "test/gt")
               help="Rows of the table of images, worst first; --json has all.")
 @click.option("--save", type=PathArgument, metavar="FILE.jsonl", callback=jsonl_file,
               help="Keep detections in FILE as they come; an interrupted run goes on from there.")
-@click.option("--runner", type=click.Choice(RUNNERS), help="Default: the format's own framework.")
+@click.option("--runner", type=RunnerType(),
+              help="Default: the format's own framework. With @PYTHON as another environment's interpreter has it.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score the first N images only.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runner.")
+@precision_option
+@keep_float32_option
 @json_option
 @box_options
 @source_options
@@ -81,6 +87,7 @@ def evaluate(model: Path | None, recipe: str | None, results: Path | None, json_
     """
     from dbnet.cli import evaluate_model, evaluate_results
     if results is None:
+        check_kept(given["keep_float32"], given["precision"])
         _check_model_options(json_path, model, given)
     if recipe is not None and results is None:
         refuse_others("-c", {"gt", "form", "dataset"})
@@ -94,7 +101,7 @@ def evaluate(model: Path | None, recipe: str | None, results: Path | None, json_
             given, "dataset", "root", "protocols", "limit")), given)
     elif results is not None and model is None:
         refuse_others("--results", {"recipe", "overrides", "root", "dataset", "save", "runner", "device", "threads",
-                                     "map_output", *BOX_SETTINGS, *SOURCE_SETTINGS})
+                                     "precision", "keep_float32", "map_output", *BOX_SETTINGS, *SOURCE_SETTINGS})
         gt = _needed("--results", given["gt"], "--gt")
         _keep(json_path, results, gt)
         title, evaluation = evaluate_results.run(results, gt, **_taken(given, "form", "protocols", "swept", "limit"))
@@ -120,7 +127,7 @@ def _of_model(json_path: str | None, job: Any, given: dict[str, Any]) -> tuple[s
     _keep(json_path, job.model, *job.labels, *{sample.image.parent for sample in job.samples})
     with progress_bar(len(job.samples), json_path == "-") as advance:
         return evaluate_model.run(job, advance, **_taken(given, "swept", "save", "runner", "device", "threads", "boxes",
-                                                         "options"))
+                                                         "options", "precision", "keep_float32"))
 
 
 def _needed(what: str, given: Path | None, option: str) -> Path:

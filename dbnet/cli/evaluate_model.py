@@ -138,12 +138,13 @@ def _published(recipe: Recipe) -> tuple[str, ...]:
 
 def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, list[Any]], save: Path | None,
         runner: str | None, device: str | None, threads: int | None, boxes: dict[str, Any],
-        options: Any) -> tuple[str, Evaluation]:
+        options: Any, precision: str = "float32", keep_float32: Sequence[str] = ()) -> tuple[str, Evaluation]:
     """What is told first, and the evaluation. Raises DbnetError, also for a model that is not the recipe's network."""
     from evaluation.evaluate import evaluate
     from evaluation.runners import open_runner
     opened = open_runner(job.model, runner=runner, device=device, stages=("probability",), threads=threads,
-                         options=options, concurrent=True, otherwise=job.spec)
+                         options=options, concurrent=True, otherwise=job.spec, precision=precision,
+                         keep_float32=keep_float32)
     notes = [*job.notes, *getattr(opened, "notes", ())]
     pixels, own_boxes = opened.spec.pixels, opened.spec.boxes
     if job.spec is not None:

@@ -25,6 +25,10 @@ def inspect(file: Path, json_path: str | None, options: Any) -> None:
     """
     from converters.formats import detect
     from converters.inspect import inspect as run
+    from parity.traced import is_traced
+    if is_traced(file):
+        _inspect_trace(file, json_path)
+        return
     try:
         found = run(file, options)
     except UnknownNetworkError as error:
@@ -37,6 +41,34 @@ def inspect(file: Path, json_path: str | None, options: Any) -> None:
         _show(file, found)
     if found["spec"] is None:
         raise click.exceptions.Exit(1)
+
+
+def _inspect_trace(file: Path, json_path: str | None) -> None:
+    """What each run of a trace is of, or of one run that is named."""
+    from parity.trace_file import read_traces, split_run
+    from parity.traced import open_trace, side_of
+    path, run = split_run(file)
+    sides = [open_trace(file)] if run else [side_of(trace, path, name) for name, trace in read_traces(path).items()]
+    if json_path:
+        write_json(json_path, {"format": "trace", "runs": {
+            side.run_name: side.told() | {"stages": list(side.recorded.stages),
+                                          "images": [image.name for image in side.recorded.images]} for side in sides}})
+    if json_path == "-":
+        return
+    click.echo(f"file        {path} (trace, {len(sides)} run{'s' if len(sides) > 1 else ''})")
+    for side in sides:
+        trace, about = side.recorded, side.recorded.about
+        environment = side.runner.environment()
+        boxes = [found for i in range(len(trace.images)) if (found := trace.boxes(i)) is not None]
+        lines = [("run", side.run_name), ("model", f"{about.get('file')}: {side.runner.spec.name}"),
+                 ("runner", f"{side.runner.name} {environment.get('version')} ({side.runner.device}), "
+                            f"{environment.get('precision')}"),
+                 ("machine", ", ".join(f"{key} {value}" for key, value in dict(about.get("machine") or {}).items())),
+                 ("level", trace.level), ("stages", ", ".join(trace.stages)),
+                 ("images", f"{len(trace.images)}: {_names([image.name for image in trace.images])}"),
+                 ("boxes", f"{sum(map(len, boxes))} in {len(boxes)} images")]
+        for key, text in lines:
+            click.echo("".join(c if c.isprintable() else "?" for c in f"{key:<11} {text}"))
 
 
 def _show(file: Path, found: dict[str, Any]) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from dbnet.errors import DbnetError
+from dbnet.precision_names import PRECISIONS
+from dbnet.runner_names import RUNNERS, RunnerNameError, parse_runner
 
 
 class _Path(click.Path):
@@ -26,6 +29,30 @@ class _Path(click.Path):
 
 #: Not checked by click: a file that cannot be read is our one line and exit code 3, not a matter of usage.
 PathArgument = _Path(path_type=Path, readable=False)
+
+
+class RunnerType(click.ParamType):
+    """A framework, or one of another environment: NAME@PYTHON. others: names that mean something beside them."""
+
+    name = "runner"
+
+    def __init__(self, *others: str):
+        self._others = others
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join((*self._others, *RUNNERS))}][@PYTHON]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The interpreter's path becomes absolute. A slip is a matter of usage; DbnetError if there is none."""
+        if value in self._others:
+            return str(value)
+        try:
+            return str(parse_runner(value))
+        except RunnerNameError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in (*self._others, *RUNNERS) if name.startswith(incomplete)]
 
 
 #: What `source_options` adds to a command.
@@ -83,6 +110,32 @@ def map_output_option(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(options=replace(options, output=map_output), **others)
 
     return wrapped
+
+
+def precision_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--precision, `float32` where it is not given."""
+    return click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+                        help="What the network computes in; fp16 and bf16 in torch and ONNX Runtime.")(command)
+
+
+def keep_float32_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--keep-float32, for commands with --precision; the command gets a tuple of names."""
+    return click.option("--keep-float32", multiple=True, metavar="LAYER,...", callback=_names,
+                        help="Layers that stay float32 beside --precision fp16 or bf16, or modules that hold some "
+                             "(repeatable); dbnet precision says which.")(command)
+
+
+def check_kept(keep_float32: Sequence[str], *precisions: str) -> None:
+    """A usage error for layers to keep in float32 where all of them are."""
+    if keep_float32 and all(precision == "float32" for precision in precisions):
+        raise click.UsageError("--keep-float32 means nothing in float32; add --precision fp16 or bf16")
+
+
+def _names(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+    if given and not names:
+        raise click.BadParameter("no name in it")
+    return names
 
 
 def tell_notes(runner: Any, whose: str = "") -> None:

@@ -53,7 +53,7 @@ def differs(row: Mapping[str, Any]) -> bool:
     """Whether an image's numbers are those of two different models."""
     boxes = part(row, "boxes")
     return (any(count(boxes.get(kind)) for kind in ("moved", "lost", "invented")) or _two_sizes(row)
-            or (real(row.get("max_abs")) or 0.0) > TOLERANCE)
+            or (real(row.get("max_abs")) or 0.0) > (real(row.get("tolerance")) or TOLERANCE))
 
 
 def _two_sizes(row: Mapping[str, Any]) -> bool:
