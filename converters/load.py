@@ -27,6 +27,8 @@ from dbnet.record import Record
 from dbnet.spec import SPECS, ModelSpec, get_spec, with_semantics
 
 Take = Literal["plain", "ema"]
+#: The metadata of a trace has this, see parity/trace_file.py; a test compares.
+TRACE_KEY = "dbnet_trace"
 INFERENCE_NOTE = "inference subset: no head.thresh, so it cannot be trained further"
 
 
@@ -121,6 +123,9 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     """
     path, options = Path(path), options or SourceOptions()
     file = read_file(path)
+    if TRACE_KEY in file.metadata:
+        raise DbnetError(f"{path}: is a trace, which holds no weights; compare it with a model: dbnet compare "
+                         f"{path.name} MODEL")
     tensors = of_part(_taken(file, path, options.take), path, options.part)
     record = record_of(file, path)
     said = get_spec(options.spec) if options.spec else None

@@ -16,7 +16,7 @@ from converters.onnx_layers import DTYPES
 from converters.onnx_parts import EXACT_SUFFIX
 from converters.tensor_file import Weights
 from dbnet.parameters import parameters
-from dbnet.precision import HalfFormat, always_float32, layers
+from dbnet.precision import HalfFormat, always_float32, layers, taken
 from dbnet.spec import ModelSpec
 
 #: Operators that only move or select values: nothing to round.
@@ -38,8 +38,8 @@ def round_values(proto: ModelProto, spec: ModelSpec, form: HalfFormat, keep: Col
 
     A layer that is kept takes values as they come and gives float32. One that is not takes and gives short values. An
     operator without weights computes in the widest type of its inputs, as in torch. counted: what rounding does is an
-    output too, `COUNTS` of `onnx_counting`. Gives the names of the layers and of the operators between them that
-    compute something, in order.
+    output too, `COUNTS` of `onnx_counting`. Gives the names of the layers, of the operators between them that compute
+    something, and of what layers take (`dbnet.precision.taken`), in order.
     """
     walk = _Walk(proto, spec, form, {*keep, *always_float32(spec)})
     nodes = [new for node in proto.graph.node for new in walk.rounded(node)]
@@ -52,14 +52,16 @@ def round_values(proto: ModelProto, spec: ModelSpec, form: HalfFormat, keep: Col
 
 class _Walk:
     """wide: the values that are float32 and not rounded. short: those that are, by the name of the value they are of.
-    floats: all that are no integers. computed: layer or operator -> its value before rounding.
+    floats: all that are no integers. weights: those that depend on no image. computed: layer or operator -> its value
+    before rounding; what a layer takes -> that value.
     """
 
     def __init__(self, proto: ModelProto, spec: ModelSpec, form: HalfFormat, keep: set[str]):
         self.layers = frozenset(layers(spec))
         self.keep, self.type = keep, DTYPES[form.dtype]
         self.wide = {value.name for value in proto.graph.input}
-        self.floats = set(self.wide) | {p.name for p in parameters(spec)}
+        self.weights = {p.name for p in parameters(spec)}
+        self.floats = self.wide | self.weights
         self.short: dict[str, str] = {}
         self.computed: dict[str, str] = {}
 
@@ -77,6 +79,10 @@ class _Walk:
             return [node]
         self.floats |= set(node.output)
         layer = self.layer_of(node.name)
+        if not self.floats & set(node.input) - self.weights:
+            self.weights |= set(node.output)
+        elif layer is not None:
+            self.computed.setdefault(taken(layer), node.input[0])
         if layer == node.name or (layer is None and node.op_type not in _UNROUNDED and not _is_of_weights(node)):
             self.computed[node.name] = node.output[0]
         if layer in self.keep and layer is not None and not _is_of_weights(node):

@@ -20,7 +20,7 @@ from dbnet.precision_names import PRECISIONS, Precision
 from dbnet.spec import ModelSpec
 
 __all__ = ["FORMATS", "PRECISIONS", "SIGMOID", "Counts", "HalfFormat", "Precision", "always_float32", "check_precision",
-           "count", "count_weights", "kept_layers", "layers"]
+           "count", "count_weights", "kept_layers", "layers", "taken"]
 
 #: The only layer without weights that may be kept in float32: its output is the map that boxes come from.
 SIGMOID = "head.sigmoid"
@@ -97,6 +97,11 @@ def kept_layers(spec: ModelSpec, names: Iterable[str]) -> frozenset[str]:
                              f"{'the nearest are ' + near if near else 'they are called like ' + known[0]}")
         found |= inside
     return frozenset(found)
+
+
+def taken(layer: str) -> str:
+    """Under which name is counted what a layer takes, before it is rounded for it."""
+    return f"{layer}.taken"
 
 
 # What a map loses -----------------------------------------------------------------------------------------------------

@@ -54,9 +54,10 @@ class Boxes:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """max_abs, mean_abs: of the maps' difference, None where their sizes differ. sizes: (height, width) of both maps.
-    crc32: of the image's file. differences: the boxes that are not the same, the worst of them first, with reasons, as
-    far as they can be among those that a report tells of. tolerance: of the maps' difference.
+    """max_abs, mean_abs: of the maps' difference, None where their sizes differ or one holds NaN or Inf (not_finite);
+    at_least: `max_abs` is what the largest difference is at least, for not every value is known. sizes: (height, width)
+    of both maps. crc32: of the image's file. differences: the boxes that are not the same, the worst of them first,
+    with reasons, as far as they can be among those that a report tells of. tolerance: of the maps' difference.
     """
 
     name: str
@@ -67,6 +68,8 @@ class ImageComparison:
     crc32: int
     differences: Sequence[BoxDifference] = ()
     tolerance: float = TOLERANCE
+    not_finite: bool = False
+    at_least: bool = False
 
     @property
     def same(self) -> bool:
@@ -91,19 +94,30 @@ class MapComparison:
 
     @property
     def max_abs(self) -> float | None:
-        """Of all images whose maps have one size; None if there are none."""
+        """Of all images whose maps can be subtracted; None if there are none."""
         return max((image.max_abs for image in self.images if image.max_abs is not None), default=None)
 
     @property
     def mean_abs(self) -> float | None:
-        """Of the images' means."""
-        means = [image.mean_abs for image in self.images if image.mean_abs is not None]
-        return sum(means) / len(means) if means else None
+        """Of the images' means; None where one is not known."""
+        means = [image.mean_abs for image in self.images if image.max_abs is not None]
+        known = [mean for mean in means if mean is not None]
+        return sum(known) / len(known) if known and len(known) == len(means) else None
 
     @property
     def other_sizes(self) -> int:
         """How many images have maps of two sizes."""
-        return sum(image.max_abs is None for image in self.images)
+        return sum(image.max_abs is None and not image.not_finite for image in self.images)
+
+    @property
+    def not_finite(self) -> int:
+        """How many images have NaN or Inf in a map."""
+        return sum(image.not_finite for image in self.images)
+
+    @property
+    def at_least(self) -> bool:
+        """Whether `max_abs` is a lower bound."""
+        return any(image.at_least for image in self.images)
 
     @property
     def tolerance(self) -> float:
@@ -112,17 +126,18 @@ class MapComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json: verdict (None if nothing was compared), stages, boxes, images, failed."""
-        passed = self.max_abs is not None and self.max_abs <= self.tolerance and not self.other_sizes
+        passed = self.max_abs is not None and self.max_abs <= self.tolerance and not (
+            self.other_sizes or self.not_finite)
         stage = {"stage": "probability", "max_abs": self.max_abs, "mean_abs": self.mean_abs,
-                 "tolerance": self.tolerance,
-                 "passed": passed, "other_sizes": self.other_sizes}
+                 "tolerance": self.tolerance, "passed": passed, "other_sizes": self.other_sizes,
+                 "not_finite": self.not_finite, "at_least": self.at_least}
         verdict = "same" if self.same else "different"
         return {
             "verdict": verdict if self.images else None, "stages": [stage],
             "boxes": asdict(self.boxes) | {"differences": self._differences()},
-            "images": {image.name: {"max_abs": image.max_abs, "mean_abs": image.mean_abs,
-                                    "sizes": [list(size) for size in image.sizes], "boxes": asdict(image.boxes),
-                                    "crc32": image.crc32, "tolerance": image.tolerance} for image in self.images},
+            "images": {image.name: {**{name: getattr(image, name) for name in (
+                "max_abs", "mean_abs", "crc32", "tolerance", "not_finite", "at_least")},
+                "sizes": [list(size) for size in image.sizes], "boxes": asdict(image.boxes)} for image in self.images},
             "failed": self.failed}
 
     def _differences(self) -> list[dict[str, Any]]:
@@ -198,14 +213,16 @@ def compare_found(name: str, a: Found, b: Found, rules: tuple[BoxRule, BoxRule],
         size = a.covered if a.probability is None else a.probability.shape
         return ImageComparison(name, None, None, (size, size), _counted(pairs), 0)  # type: ignore[arg-type]
     max_abs = mean_abs = None
-    if a.probability.shape == b.probability.shape:
+    not_finite = not (np.isfinite(a.probability).all() and np.isfinite(b.probability).all())
+    if a.probability.shape == b.probability.shape and not not_finite:
         difference = np.abs(a.probability - b.probability)
         max_abs, mean_abs = float(difference.max()), mean(difference)
     sizes = tuple((found.probability.shape[0], found.probability.shape[1])  # type: ignore[union-attr]
                   for found in (a, b))
     reasons = differences(OneSide(a.probability, a.covered, rules[0], a.boxes),
                           OneSide(b.probability, b.covered, rules[1], b.boxes), pairs, above=above)
-    return ImageComparison(name, max_abs, mean_abs, (sizes[0], sizes[1]), _counted(pairs), 0, reasons)
+    return ImageComparison(name, max_abs, mean_abs, (sizes[0], sizes[1]), _counted(pairs), 0, reasons,
+                           not_finite=not_finite)
 
 
 def _prepared(side: Side, data: np.ndarray, path: Path) -> Prepared:

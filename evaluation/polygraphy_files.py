@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ from evaluation.runners import Runner
 Arrays = Mapping[str, np.ndarray]
 #: What marks a value as one of Polygraphy's types.
 _TYPE = "polygraphy_class"
+
+
+class SameNameError(DbnetError):
+    """Two arrays of a run would be called the same, which a `names` of somebody's own makes them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def write_exchange(pairs: Iterable[tuple[Arrays, Arrays]], runner: str, inputs: 
     """Writes what goes in and what came out, image by image, so that memory does not grow with their number.
 
     runner: whose outputs these are, a name that Polygraphy shows. names: ours -> those to be written, of inputs and
-    outputs. Both files are whole, or neither is written. Raises DbnetError, also for a name that is not there.
+    outputs. Both files are whole, on the disk, before either takes its place. Raises DbnetError, also for a name that
+    is not there, and SameNameError.
     """
     count, largest = 0, dict[str, float]()
     seen: tuple[str, ...] = ()
@@ -67,10 +73,10 @@ def write_exchange(pairs: Iterable[tuple[Arrays, Arrays]], runner: str, inputs: 
         into.write(b"[")
         out.write(b'{"lst": [[' + json.dumps(runner).encode() + b", [")
         for pair in pairs:
-            fed, given = (_renamed(arrays, names) for arrays in pair)
             if not count:
                 _check_names(pair, names)
-                seen = tuple(fed)
+                seen = tuple(names.get(name, name) for name in pair[0])
+            fed, given = ({names.get(name, name): array for name, array in arrays.items()} for arrays in pair)
             for name, array in given.items():
                 largest[name] = max(largest.get(name, 0.0), float(np.abs(array).max(initial=0)))
             for stream, value in ((into, _arrays(fed)), (out, _result(given, runner))):
@@ -80,6 +86,8 @@ def write_exchange(pairs: Iterable[tuple[Arrays, Arrays]], runner: str, inputs: 
         out.write(b"\n]]], " + json.dumps(_TYPE).encode() + b': "RunResults"}\n')
         if not count:
             raise DbnetError("there is no image to write")
+        out.flush()
+        os.fsync(out.fileno())  # `replacing` does so for the inputs, which are renamed first
     return Written(seen, largest, count)
 
 
@@ -116,15 +124,11 @@ def _put(stream: BinaryIO, value: dict[str, Any], first: bool) -> None:
     stream.write(json.dumps(value).encode())
 
 
-def _renamed(arrays: Arrays, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    renamed = {names.get(name, name): array for name, array in arrays.items()}
-    if len(renamed) < len(arrays):
-        raise DbnetError(f"two arrays would be called the same; these are {', '.join(arrays)}")
-    return renamed
-
-
 def _check_names(pair: tuple[Arrays, Arrays], names: Mapping[str, str]) -> None:
     there = [*pair[0], *pair[1]]
     for name in names:
         if name not in there:
             raise DbnetError(f"there is no {name} to be renamed, only {', '.join(there)}")
+    called = [names.get(name, name) for name in there]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise SameNameError(f"two inputs or outputs would be called {twice[0]}; these are {', '.join(there)}")

@@ -5,7 +5,7 @@ which boxes that moves, and what it costs in F.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from converters.load import LoadedModel, SourceOptions
 from dbnet.errors import DbnetError
-from dbnet.precision import FORMATS, Counts, HalfFormat, Precision, always_float32, count_weights, kept_layers, layers
+from dbnet.precision import FORMATS, Counts, HalfFormat, Precision, always_float32, count_weights, kept_layers, layers, taken
 from dbnet.preprocess import prepare, read_bytes
 from dbnet.running import runnable
 from dbnet.sample import Detection, Sample
@@ -139,7 +139,8 @@ def measure(setup: Setup, reference: Any, candidate: Any, images: Images, sample
 class LayerCounts:
     """A layer, or an operator between layers (is_layer: False). weights: what storing them in half precision does to
     them. float32: its output in the float32 network, and what rounding would do to it. half: its output in the network
-    in half precision, where what comes in is rounded too.
+    in half precision, where what comes in is rounded too. taken, taken_half: what it takes in both; in half precision
+    that is beyond the format only where a layer before it stays float32.
     """
 
     name: str
@@ -147,11 +148,15 @@ class LayerCounts:
     weights: Counts
     float32: Counts
     half: Counts
+    taken: Counts = Counts()
+    taken_half: Counts = Counts()
 
     @property
     def overflows(self) -> bool:
-        """Whether it is to blame: its own weights or values are beyond the format, not those that it was given."""
-        return self.weights.overflows or self.float32.overflows
+        """Whether it is to blame: its own weights or values are beyond the format, or it makes those infinite that a
+        layer in float32 gives it.
+        """
+        return self.weights.overflows or self.float32.overflows or bool(self.taken_half.beyond)
 
     @property
     def nonfinite(self) -> int:
@@ -164,9 +169,9 @@ class LayerCounts:
 
     def to_dict(self, form: HalfFormat) -> dict[str, Any]:
         """Plain values."""
-        return {"layer": self.name, "has_weights": self.is_layer, "overflows": self.overflows,
+        return {"layer": self.name, "has_weights": bool(self.weights.size), "overflows": self.overflows,
                 "headroom": self.headroom(form), "weights": asdict(self.weights), "float32": asdict(self.float32),
-                "half": asdict(self.half)}
+                "half": asdict(self.half), "taken": asdict(self.taken), "taken_half": asdict(self.taken_half)}
 
 
 def layer_counts(setup: Setup, float32: dict[str, Counts], half: dict[str, Counts]) -> list[LayerCounts]:
@@ -175,9 +180,11 @@ def layer_counts(setup: Setup, float32: dict[str, Counts], half: dict[str, Count
     weights = count_weights(spec, runnable(spec, setup.model.weights), setup.form)
     known = set(setup.layers)
     for name in always_float32(spec):
-        weights[name] = Counts()
-    return [LayerCounts(name, name in known, weights.get(name, Counts()), float32[name], half.get(name, Counts()))
-            for name in float32]
+        weights[name] = replace(weights[name], nonfinite=0, beyond=0, flushed=0, subnormal=0)
+    inputs = {taken(name): name for name in known}
+    return [LayerCounts(name, name in known, weights.get(name, Counts()), float32[name], half.get(name, Counts()),
+                        *(table.get(taken(name), Counts()) for table in (float32, half)))
+            for name in float32 if name not in inputs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +208,8 @@ class PrecisionReport:
     @property
     def overflowing(self) -> list[LayerCounts]:
         """Those to blame, in order, but for those that are float32."""
-        kept = kept_layers(self.setup.model.record.spec, self.kept)
+        spec = self.setup.model.record.spec
+        kept = kept_layers(spec, self.kept) | always_float32(spec)
         return [layer for layer in self.layers if layer.overflows and layer.name not in kept]
 
 

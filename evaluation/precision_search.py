@@ -118,12 +118,16 @@ class Searcher:
         return found
 
     def _needed(self) -> set[str]:
-        """The layers whose weights or outputs overflow, and those before an operator that does."""
+        """The layers whose weights or outputs overflow, those before an operator that does, and those that take what
+        does: they would make it infinite again.
+        """
         found, last = set(), ""
         for counts in self.report.layers:
             last = counts.name if counts.is_layer else last
             if counts.overflows and last in self.layers:
                 found.add(last)
+            if counts.taken.overflows and counts.name in self.layers:
+                found.add(counts.name)
         return found
 
     def _shortest(self, order: list[str], least: int, aim: Aim) -> int:

@@ -41,8 +41,8 @@ class Gallery:
         self.found_b.append(b.boxes)
         if not self.wanted or path is None or a.probability is None or b.probability is None:
             return
-        row = {"max_abs": image.max_abs, "tolerance": image.tolerance, "sizes": image.sizes,
-               "boxes": asdict(image.boxes)}
+        row = {"max_abs": image.max_abs, "tolerance": image.tolerance, "not_finite": image.not_finite,
+               "sizes": image.sizes, "boxes": asdict(image.boxes)}
         # The number decides between equals, so that images and arrays are never compared. Maps to look at need no more
         # digits than float16 has: two of 1280 x 736 pixels are 4 MB.
         entry = (rank(row), -len(self.names), differs(row), image.name, path, _small(a), _small(b))

@@ -53,6 +53,11 @@ class StageRow:
     def passed(self) -> bool:
         return self.comparison is not None and self.comparison.passed
 
+    @property
+    def proves_nothing(self) -> bool:
+        """Whether a map of zeros would pass."""
+        return self.comparison is not None and self.comparison.tolerance >= 1
+
 
 @dataclass
 class ModelComparison:
@@ -266,7 +271,7 @@ def wider(*sides: StagedModel) -> Tolerances:
 
 def map_tolerance(*sides: StagedModel) -> float:
     """Of the probabilities of whole images, absolute."""
-    return max(TOLERANCE, wider(*sides).probability)
+    return max(TOLERANCE, wider(*sides).on_whole_images().probability)
 
 
 def _exact(reference: StagedModel, images: np.ndarray) -> Maps:
@@ -303,6 +308,8 @@ def judge(result: ModelComparison) -> None:
     constant = [row.stage for row in result.rows
                 if row.comparison is not None and row.comparison.reference_spread < LEAST_SPREAD]
     result.notes += [f"{stage}: the reference is constant, which proves nothing" for stage in constant]
+    result.notes += [f"{row.stage}: its tolerance is its largest value, which proves nothing; look at the boxes"
+                     for row in result.rows if row.passed and row.proves_nothing]
 
 
 def _shown(result: ModelComparison, ours: Maps, theirs: Maps) -> tuple[str, np.ndarray, np.ndarray] | None:

@@ -73,6 +73,9 @@ def test_probability_on_images(given, two_models, report):
     result = on_images(given, two_models)
     report(images=given, count=len(result.images), max_abs=result.max_abs, mean_abs=result.mean_abs,
            tolerance=result.tolerance, other_sizes=result.other_sizes)
+    if result.not_finite:
+        pytest.fail(f"{result.not_finite} of {len(result.images)} images have NaN or Inf in a map\n"
+                    f"{image_table(result)}", pytrace=False)
     if result.other_sizes:
         pytest.fail(f"{result.other_sizes} of {len(result.images)} images have maps of two sizes, for the models' "
                     f"pixels differ; --pixels gives both the same\n{image_table(result)}", pytrace=False)

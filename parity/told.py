@@ -94,6 +94,10 @@ def rows_of(comparisons: Iterable[Comparison], to_float64: Sequence[Mapping[str,
 def _image_cells(name: str, found: ImageComparison | MapComparison) -> list[str]:
     boxes = found.boxes
     apart = ["-" if value is None else f"{value:.1e}" for value in (found.max_abs, found.mean_abs)]
+    if found.not_finite:
+        apart[0] = "NaN, Inf"
+    elif found.at_least:
+        apart[0] = f">={apart[0]}"
     moved = f"{boxes.moved} ({boxes.max_shift:.1f} px)" if boxes.moved else "0"
     return [name, *apart, *map(str, (boxes.a, boxes.b, boxes.identical)), moved, str(boxes.lost), str(boxes.invented)]
 
@@ -143,7 +147,7 @@ def _end(row: StageRow) -> str:
     if row.comparison is None:
         return f"DIFFERS: {row.why}"
     if row.passed:
-        return "ok"
+        return "proves nothing" if row.proves_nothing else "ok"
     if row.isolated is not None and row.isolated.passed:
         return "inherited"
     place = f", most at {row.comparison.worst_index}" if row.comparison.worst_index else ""

@@ -8,6 +8,7 @@ module needs, so that a machine with nothing but a framework can record.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dbnet.errors import DbnetError
 from dbnet.sample import Detection
 from dbnet.spec import STAGES, TRAINING_STAGES
 from parity.trace_statistics import SAMPLE, WIDTH, sample_of, sha256_of, statistics_of
@@ -107,7 +109,8 @@ class Recorder:
     keep: Collection[str] = ()
     _images: list[TracedImage] = field(default_factory=list)
     _rows: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    _full: dict[str, np.ndarray] = field(default_factory=dict)
+    _full: dict[str, Any] = field(default_factory=dict)
+    _spilled: Any = None
     _boxes: list[list[Detection] | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -132,17 +135,28 @@ class Recorder:
 
     def trace(self) -> Trace:
         """What was added so far."""
-        arrays = {name: np.array(rows) for name, rows in self._rows.items()} | self._full | _of_boxes(self._boxes)
+        full = self._full
+        if self._spilled is not None:  # one map of one file: every map of its own would hold a descriptor
+            self._spilled.flush()
+            whole = np.memmap(self._spilled, np.float32, "r")
+            full = {name: whole[first:first + math.prod(shape)].reshape(shape) for name, (first, shape) in full.items()}
+        arrays = {name: np.array(rows) for name, rows in self._rows.items()} | full | _of_boxes(self._boxes)
         return Trace(self.about, self.level, self.stages, list(self._images), arrays)
 
-    def _stored(self, array: np.ndarray) -> np.ndarray:
-        """The array, in a file without a name where there is a folder for it: many images do not fit into memory."""
-        if self.spill is None or not array.size:
+    def _stored(self, array: np.ndarray) -> Any:
+        """The array; where there is a folder for it, its place and shape in a file without a name, for many images do
+        not fit into memory. Raises DbnetError for a full disk."""
+        if self.spill is None:
             return array.copy()
-        with tempfile.TemporaryFile(dir=self.spill) as stream:
-            array.tofile(stream)
-            stream.flush()
-            return np.memmap(stream, np.float32, "r", shape=array.shape)
+        try:
+            if self._spilled is None:
+                self._spilled = tempfile.TemporaryFile(dir=self.spill)  # noqa: SIM115 - until the run is written
+            first = self._spilled.tell() // array.itemsize
+            self._spilled.write(array.reshape(-1).data)
+        except OSError as error:
+            raise DbnetError(f"{self.spill}: cannot be written ({error.strerror}); make room, or write the trace to "
+                             f"another folder") from error
+        return first, array.shape
 
 
 def _of_boxes(boxes: Sequence[list[Detection] | None]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ machines; that is the row `pixels`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,13 +39,17 @@ from parity.staged import StagedModel
 from parity.tolerances import Tolerances
 from parity.trace import ORDER, Trace, TracedImage
 from parity.trace_causes import Scene as TraceScene
-from parity.trace_causes import causes_of, runtime_differences
-from parity.trace_record import boxes_of, input_of, maps_of
+from parity.trace_causes import causes_of, other_model, unexplained
+from parity.trace_record import MissingInputError, boxes_of, input_of, maps_of
 from parity.trace_referee import distances
 from parity.trace_views import Recorded, View, compare_views
 from parity.traced import TracedModel
 
 Progress = Callable[[MapComparison, int], object]
+#: sha256 of a file -> its paths.
+Sources = Mapping[str, Sequence[str]]
+#: Images told of in a note.
+_LISTED = 3
 
 
 @dataclass
@@ -59,29 +64,39 @@ class _Part:
 
 @dataclass
 class TraceComparison:
-    """stages: the worst row of all images for each stage. maps: image by image."""
+    """stages: the worst row of all images for each stage. maps: image by image. boxless: the images without boxes on
+    one side, and without a map to make them of.
+    """
 
     stages: ModelComparison = field(default_factory=lambda: ModelComparison("same", []))
     maps: MapComparison = field(default_factory=MapComparison)
+    boxless: list[str] = field(default_factory=list)
 
 
-def sources_of(files: Sequence[str]) -> dict[str, str]:
-    """sha256 of every file that can be read -> its path."""
-    found: dict[str, str] = {}
+def sources_of(files: Sequence[str]) -> dict[str, list[str]]:
+    """sha256 of every file that can be read -> its paths: copies of one photograph may have other labels."""
+    found: dict[str, list[str]] = {}
     for file in files:
         try:
-            found.setdefault(hashlib.sha256(read_bytes(file).data).hexdigest(), file)
+            found.setdefault(hashlib.sha256(read_bytes(file).data).hexdigest(), []).append(file)
         except DbnetError:  # an image of the trace that this was is told as missing
             continue
     return found
 
 
-def compare_traced(a: StagedModel, b: StagedModel, rules: tuple[BoxRule, BoxRule], sources: Mapping[str, str],
+def path_of(image: TracedImage, sources: Sources) -> str | None:
+    """The image's file, of several copies the one that is called like it; None if it is not at hand."""
+    paths = sources.get(image.sha256 or "", ())
+    alike = [path for path in paths if f"/{Path(path).as_posix()}".endswith(f"/{image.name}")]
+    return next(iter([*alike, *paths]), None)
+
+
+def compare_traced(a: StagedModel, b: StagedModel, rules: tuple[BoxRule, BoxRule], sources: Sources,
                    limit: int | None = None, progress: Progress | None = None, observe: Observer | None = None,
                    ) -> TraceComparison:
     """Compares two sides of which one is a `TracedModel`, or both.
 
-    rules: how boxes come from the probability of each. sources: sha256 -> path of the images at hand. limit: the first
+    rules: how boxes come from the probability of each. sources: the images at hand, see `sources_of`. limit: the first
     images only. Raises DbnetError if not one image can be compared; why others cannot is told in `maps.failed`.
     """
     reference = a if isinstance(a, TracedModel) else b
@@ -91,33 +106,31 @@ def compare_traced(a: StagedModel, b: StagedModel, rules: tuple[BoxRule, BoxRule
     result.stages.notes += notes_of(a, b)
     worst: dict[str, StageRow] = {}
     far: dict[str, tuple[float | None, ...]] = {}
-    boxless = 0
+    missing = False
     for index, image in images:
         try:
-            path = sources.get(image.sha256 or "")
+            path = path_of(image, sources)
             parts = [_part(side, rule, reference, index, path) for side, rule in zip((a, b), rules, strict=True)]
             rows = _rows(image, parts[0], parts[1], wide)
             if not result.maps.images:
                 far = _to_float64(result, reference, (a, b), parts, image)
-            for row in rows:
-                if row.stage not in worst or _badness(row) > _badness(worst[row.stage]):
-                    worst[row.stage] = row
+            _keep_worst(worst, rows)
             compared, *found = _image(image, rows, parts, rules, tolerance)
             result.maps.images.append(compared)
-            boxless += any(part.boxes is None for part in parts)
+            if any(part.boxes is None for part in parts):
+                result.boxless.append(image.name)
             if observe:
                 observe(compared, None if path is None else Path(path), *found)
         except DbnetError as error:
+            missing |= isinstance(error, MissingInputError)
             result.maps.failed.append(str(error))
         if progress:
             progress(result.maps, len(images))
-    if boxless:
-        result.stages.notes.append(f"of {boxless} images a trace keeps neither boxes nor the map: their boxes are not "
-                                   f"compared")
     if not result.maps.images:
         rest = len(result.maps.failed) - 1
-        raise DbnetError(f"{result.maps.failed[0]}{f' (and {rest} images more)' if rest else ''}; give --images with "
-                         f"the files that were recorded, or record with --level full")
+        how = "; give --images with the files that were recorded, or record with --level full" if missing else ""
+        raise DbnetError(f"{result.maps.failed[0]}{f' (and {rest} images more)' if rest else ''}{how}")
+    result.stages.notes += _left_out(result, a, b, sources)
     _conclude(result, {stage: replace(row, to_float64=far.get(stage, (None, None)))  # type: ignore[arg-type]
                        for stage, row in worst.items()}, a, b)
     _explain(result, reference, a, b, sources)
@@ -192,23 +205,30 @@ def _row(stage: str, a: _Part, b: _Part, wide: Tolerances, image: str) -> StageR
     tolerance, least = PIXEL_TOLERANCE if stage == PIXELS else wide.of(stage), least_of(stage)
     try:
         chained = compare_views(stage, a.views[stage], b.views[stage], tolerance, least)
-        alone = None
-        if stage in b.alone:  # of the candidate, from what the reference has recorded
-            alone = compare_views(stage, a.views[stage], b.alone[stage], tolerance, least)
-        return StageRow(stage, chained, alone, image=image)
     except DbnetError as error:
         return StageRow(stage, None, why=str(error).removeprefix(f"{stage}: "), image=image)
+    alone = None
+    if stage in b.alone or stage in a.alone:  # of the one that is here, from what the other has recorded
+        with contextlib.suppress(DbnetError):  # what was recorded before it is no number
+            alone = compare_views(stage, a.alone.get(stage, a.views[stage]), b.alone.get(stage, b.views[stage]),
+                                  tolerance, least)
+    return StageRow(stage, chained, alone, image=image)
 
 
 def _image(image: TracedImage, rows: Sequence[StageRow], parts: Sequence[_Part], rules: tuple[BoxRule, BoxRule],
            tolerance: float) -> tuple[ImageComparison, Found, Found]:
     """Its probability and boxes, as `compare_maps` gives them."""
     a, b = (_found(part, image) for part in parts)
+    if any(part.boxes is None for part in parts):
+        a, b = replace(a, boxes=[]), replace(b, boxes=[])  # nothing can be said of them
     compared = replace(compare_found(image.name, a, b, rules), tolerance=tolerance)
     row = next((row for row in rows if row.stage == "probability"), None)
     if row is not None and row.comparison is not None:
         mean = row.comparison.mean_abs
-        compared = replace(compared, max_abs=row.comparison.max_abs, mean_abs=None if math.isnan(mean) else mean)
+        compared = replace(compared, max_abs=row.comparison.max_abs, mean_abs=None if math.isnan(mean) else mean,
+                           at_least=row.comparison.basis in ("sample", "statistics"))
+    elif row is not None and "NaN" in row.why:
+        compared = replace(compared, max_abs=None, mean_abs=None, not_finite=True)
     return compared, a, b
 
 
@@ -223,6 +243,35 @@ def _found(part: _Part, image: TracedImage) -> Found:
 
 def _badness(row: StageRow) -> float:
     return math.inf if row.comparison is None else row.comparison.max_rel / row.comparison.tolerance
+
+
+def _keep_worst(worst: dict[str, StageRow], rows: Sequence[StageRow]) -> None:
+    """Of each stage the image where it is worst, and apart from that the worst error of its own."""
+    for row in rows:
+        before = worst.get(row.stage, row)
+        alone = max((each.isolated for each in (before, row) if each.isolated is not None),
+                    key=lambda isolated: isolated.max_rel, default=None)
+        worst[row.stage] = replace(row if _badness(row) > _badness(before) else before, isolated=alone)
+
+
+def _left_out(result: TraceComparison, a: StagedModel, b: StagedModel, sources: Sources) -> list[str]:
+    """What was given and not compared, one note each."""
+    notes, recorded = [], [side.recorded.images for side in (a, b) if isinstance(side, TracedModel)]
+    known = {image.sha256 for image in recorded[0]}
+    if strange := [path for sha256, paths in sources.items() if sha256 not in known for path in paths]:
+        notes.append(f"{len(strange)} of --images are not in the trace, and not compared: {_some(strange)}")
+    if len(recorded) == 2:
+        ours = {(image.sha256 or image.name) for image in recorded[0]}
+        if others := [image.name for image in recorded[1] if (image.sha256 or image.name) not in ours]:
+            notes.append(f"{len(others)} images of B are not in A, and not compared: {_some(others)}")
+    if result.boxless:
+        notes.append(f"of {len(result.boxless)} images a trace keeps neither boxes nor the map, so their boxes are not "
+                     f"compared: {_some(result.boxless)}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_LISTED], *(["..."] if len(names) > _LISTED else [])])
 
 
 def _conclude(result: TraceComparison, worst: Mapping[str, StageRow], a: StagedModel, b: StagedModel) -> None:
@@ -246,7 +295,7 @@ def _conclude(result: TraceComparison, worst: Mapping[str, StageRow], a: StagedM
 
 
 def _explain(result: TraceComparison, reference: TracedModel, a: StagedModel, b: StagedModel,
-             sources: Mapping[str, str]) -> None:
+             sources: Sources) -> None:
     """The causes of the first divergence: of the pixels, where these differ, and of the network."""
     stages = result.stages
     if a.pixels != b.pixels:
@@ -256,12 +305,13 @@ def _explain(result: TraceComparison, reference: TracedModel, a: StagedModel, b:
         return
     live = next((side for side in (b, a) if not isinstance(side, TracedModel)), None)
     if row.comparison is None or live is None:
-        what = row.why or runtime_differences(a, b) or "both traces say that they ran alike"
-        stages.causes.append(Cause("unknown", what, math.inf, math.inf, False, row.stage))
+        error = math.inf if row.comparison is None else row.comparison.max_rel
+        what = row.why or other_model(a, b) or unexplained(a, b)
+        stages.causes.append(Cause("unknown", what, error, error, False, row.stage))
         return
     index = next(i for i, image in enumerate(reference.recorded.images) if image.name == row.image)
     image, trace = reference.recorded.images[index], reference.recorded
-    tensor = input_of(image, trace.full(index, PIXELS), sources.get(image.sha256 or ""), reference.pixels)
+    tensor = input_of(image, trace.full(index, PIXELS), path_of(image, sources), reference.pixels)
     scene = TraceScene(row.stage, tensor, Recorded(trace, index, row.stage), row.comparison.tolerance,
                        row.comparison.max_rel)
     try:
@@ -271,12 +321,12 @@ def _explain(result: TraceComparison, reference: TracedModel, a: StagedModel, b:
 
 
 def _pixel_causes(stages: ModelComparison, reference: TracedModel, a: StagedModel, b: StagedModel,
-                  sources: Mapping[str, str]) -> list[Cause]:
+                  sources: Sources) -> list[Cause]:
     """Measured where an image is at hand."""
     if next(iter(stages.rows)).passed:
         return []
     for image in reference.recorded.images:
-        if (path := sources.get(image.sha256 or "")) is not None:
+        if (path := path_of(image, sources)) is not None:
             return pixel_causes_on(a.pixels, b.pixels, Photograph.read(path))
     return [Cause(name, what, math.inf, math.inf, False, PIXELS) for name, what, _ in pixel_causes(b.pixels, a.pixels)]
 

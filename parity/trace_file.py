@@ -221,6 +221,8 @@ def _run(name: str, told: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> T
         raise DamagedError("it has no list of images")
     own = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
     run = Trace(_table(told.get("about"), "about"), level, tuple(stages), [_image(each) for each in images], own)
+    if len({image.name for image in run.images}) < len(run.images):
+        raise DamagedError("two of its images have one name")
     _check_arrays(run)
     return run
 

@@ -21,6 +21,10 @@ from parity.trace import ORDER, PIXELS, Recorder, Trace, TracedImage
 from parity.traced import about_of
 
 
+class MissingInputError(DbnetError):
+    """An image that was recorded is not at hand, and neither is its input."""
+
+
 def record(side: StagedModel, rule: BoxRule, images: Sequence[tuple[str, str]], level: str,
            stages: Sequence[str] | None = None, spill: Path | None = None, keep: Sequence[str] = (),
            progress: Callable[[int, int], object] = lambda done, count: None) -> Trace:
@@ -78,7 +82,7 @@ def input_of(image: TracedImage, recorded: np.ndarray | None, path: str | None, 
     if recorded is not None:
         return np.array(recorded, np.float32)
     if path is None:
-        raise DbnetError(f"{image.name}: none of the --images is the file that was recorded (sha256 "
+        raise MissingInputError(f"{image.name}: none of the --images is the file that was recorded (sha256 "
                          f"{(image.sha256 or 'of no file')[:12]}...), and the trace does not keep its input")
     tensor = prepare(decode(read_bytes(path), path, pixels.ignore_orientation), pixels).tensor
     if tensor.shape != image.shape:

@@ -67,8 +67,9 @@ def statistics_of(array: np.ndarray) -> np.ndarray:
     by_pixel, by_channel = tree_sum(planes, 0), tree_sum(tree_sum(planes, 2), 1)
     mean = float(tree_sum(by_channel, 0)) / array.size
     squares = _squares(planes, 0.0), _squares(planes, mean)
-    row[:len(FIELDS)] = (array.size, missing, planes.min(), planes.max(), mean, np.sqrt(squares[1] / array.size),
-                         np.sqrt(squares[0]))
+    # Which of 0 and -0 is the least is decided by the processor: + 0 makes both the same.
+    row[:len(FIELDS)] = (array.size, missing, planes.min() + 0.0, planes.max() + 0.0, mean,
+                         np.sqrt(squares[1] / array.size), np.sqrt(squares[0]))
     row[TILE_PART] = _tiles(planes, by_pixel)
     row[GROUP_PART] = _groups(planes, by_channel)
     row[SKETCH_PART] = _sketch(clean.reshape(-1))
@@ -97,7 +98,7 @@ def _tiles(planes: np.ndarray, by_pixel: np.ndarray) -> np.ndarray:
             place = slice(top, bottom), slice(left, right)
             count = len(planes) * low[place].size
             found += [low[place].min(), high[place].max(), total(by_pixel[place]) / count]
-    return np.array(found, np.float64)
+    return np.array(found, np.float64) + 0.0
 
 
 def _groups(planes: np.ndarray, by_channel: np.ndarray) -> np.ndarray:
@@ -106,7 +107,7 @@ def _groups(planes: np.ndarray, by_channel: np.ndarray) -> np.ndarray:
     for begin, end in _edges(len(planes), GROUPS):
         count = (end - begin) * planes[0].size
         found += [low[begin:end].min(), high[begin:end].max(), total(by_channel[begin:end]) / count]
-    return np.array(found, np.float64)
+    return np.array(found, np.float64) + 0.0
 
 
 @cache

@@ -93,6 +93,9 @@ def side_of(trace: Trace, file: Path, name: str = ONLY) -> TracedModel:
     """A run as a side of a comparison. Raises DbnetError if it does not say who made it."""
     about, where = trace.about, str(file)
     try:
+        if strange := [key for key in ("environment", "machine", "versions")
+                       if not isinstance(about.get(key, {}), dict)]:
+            raise TypeError(f"{strange[0]} is no table")
         opaque = about.get("opaque")
         if opaque is not None:
             spec: AnySpec = OpaqueSpec(read_fields(PixelFormat, about["pixels"]), read_fields(BoxRule, about["boxes"]),

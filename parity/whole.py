@@ -35,9 +35,9 @@ class WholeComparison:
     """What is known of two models so far.
 
     sides: A, the reference, and B. rules: how the boxes of each come from its map. stages, maps, scores, swap: what was
-    compared, None of what was not. stopped: what a step could not do, one line each. doing: the step under way.
-    seconds: of every step. command: what was typed. keep: called when there is more to know, with whether that is a
-    whole step.
+    compared, None of what was not. boxless: images of which a trace has no boxes. stopped: what a step could not do,
+    one line each. doing: the step under way. seconds: of every step. command: what was typed. keep: called when there
+    is more to know, with whether that is a whole step.
     """
 
     sides: tuple[StagedModel, StagedModel]
@@ -48,6 +48,7 @@ class WholeComparison:
     scores: ScoreComparison | None = None
     gt: str | None = None
     swap: Attribution | None = None
+    boxless: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     doing: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -107,9 +108,10 @@ class WholeComparison:
         traced = next(side for side in self.sides if isinstance(side, TracedModel))
         return len(traced.recorded.images[:limit])
 
-    def run_traced(self, sources: Mapping[str, str], gallery: Gallery, limit: int | None = None,
+    def run_traced(self, sources: Mapping[str, Sequence[str]], gallery: Gallery, limit: int | None = None,
                    progress: Callable[[int, int], object] = lambda done, count: None) -> None:
         """`compare_traced`: the stages and the images in one."""
+        gallery.ignore_orientation = self.sides[0].pixels.ignore_orientation
         with self.step("comparing with the trace"):
             def told(so_far: MapComparison, count: int) -> None:
                 self.maps, done = so_far, len(so_far.images) + len(so_far.failed)
@@ -122,7 +124,7 @@ class WholeComparison:
             except DbnetError:
                 self.maps = None  # not one image: the error says why, once
                 raise
-            self.stages, self.maps = found.stages, found.maps
+            self.stages, self.maps, self.boxless = found.stages, found.maps, found.boxless
 
     def run_scores(self, labelled: Mapping[str, Sample], gallery: Gallery, protocols: Sequence[str],
                    same_f: float | None = None) -> None:

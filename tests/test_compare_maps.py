@@ -114,7 +114,7 @@ def test_pixels_of_two_kinds(tmp_path, photos, dbnet):
     assert "1 of 1 images have maps of two sizes" in said.out and "B: images are stretched to 192 x 320" in said.err
     found = json.loads(dbnet("compare", a, b, "--images", photos, "--limit", "1", "--json", "-", code=1).out)
     assert found["maps"][0] == {"stage": "probability", "max_abs": None, "mean_abs": None, "tolerance": 1e-4,
-                                  "passed": False, "other_sizes": 1}
+                                  "passed": False, "other_sizes": 1, "not_finite": 0, "at_least": False}
 
 
 def test_reasons_are_looked_for_where_they_are_told(photos, monkeypatch):

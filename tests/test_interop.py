@@ -4,8 +4,11 @@ The tools themselves run on such files in test_interop_tools.py.
 """
 
 import base64
+import errno
 import io
 import json
+import os
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +21,12 @@ from converters.dialects import DIALECTS
 from converters.layer_mapping import Side, layer_mapping
 from converters.module_names import CODES, module_paths
 from dbnet.cli.interop import CODES as OFFERED
+from dbnet.cli.interop import _allowed
 from dbnet.preprocess import prepare, read_image
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
 from evaluation.runners import open_runner
+from parity.tolerances import TOLERANCES
 from tests.detecting import SPEC, write_image, write_model, write_photos
 from tests.opaque_models import BRIGHT, detector, logits_of
 from tests.running import dbnet
@@ -240,7 +245,45 @@ def test_both_files_or_neither(tmp_path, files):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "m.onnx", "photos"]
 
 
+def test_neither_is_replaced_when_the_disk_is_full_at_the_end(tmp_path, files, monkeypatch):
+    """New inputs beside old outputs would fail an innocent model."""
+    model, photo = write_model(tmp_path / "m.onnx"), write_image(tmp_path / "a.png")
+    for path in files:
+        path.write_text("old")
+    fsync = os.fsync
+
+    def full(handle):
+        if stat.S_ISREG(os.fstat(handle).st_mode) and os.pread(handle, 6, 0) == b'{"lst"':
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = dbnet("interop", "polygraphy", model, "--images", photo, *wanted(files), "--force", code=3)
+    assert "the disk is full" in done.stderr
+    assert [path.read_text() for path in files] == ["old", "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "in.json", "m.onnx", "out.json"]
+
+
+@pytest.mark.parametrize(("device", "more", "key"), [
+    ("cpu", {}, ("cpu", "float32", False)), ("cuda:0", {"tf32": False}, ("cuda", "float32", False)),
+    ("cuda:0", {"tf32": True}, ("cuda", "float32", True)), ("cpu", {"precision": "fp16"}, ("cpu", "fp16", False)),
+    ("Ascend", {"precision_mode": "force_fp16"}, ("ascend", "fp16", False)), ("tpu", {}, ("cpu", "float32", False))])
+def test_the_tolerances_are_those_of_the_stage_and_of_who_ran_it(device, more, key):
+    """Absolute, so times the largest value, of a probability at least 0.1: a map without text is all errors."""
+    largest = {"c2": 2.0, "logits": 3.0, "scores": 0.5, "binary": 1.0, "threshold": 0.01, "seen": 1e-4}
+    told = _allowed(largest, {"probability": "seen"}, {"device": device, **more})
+    row = TOLERANCES[key].on_whole_images()
+    assert row.features > TOLERANCES[key].features
+    assert told == [f"{name}:{value:.1e}" for name, value in (
+        ("c2", 2 * row.features), ("logits", 3 * row.logits), ("scores", 0.5 * row.probability), ("binary", row.binary),
+        ("threshold", 0.1 * row.probability), ("seen", 0.1 * row.probability))]
+
+
 @pytest.mark.parametrize(("arguments", "code", "told"), [
+    (("--images", "a.png", "--inputs", "x.json", "--outputs", "y.json", "--rename", "image=probability"), 2,
+     "would be called probability"),
+    (("--images", "a.png", "--inputs", "x.json", "--outputs", "y.json", "--rename", "image=x", "--rename",
+      "probability=x"), 2, "would be called x"),
     (("--images", "a.png", "--inputs", "x.json", "--outputs", "x.json"), 3, "named for the inputs and for the outputs"),
     (("--images", "a.png", "--inputs", "x", "--outputs", "y.json"), 3, "takes such a path for a folder"),
     (("--inputs", "x.json", "--outputs", "y.json"), 2, "give --images"),
@@ -279,6 +322,12 @@ def test_of_a_trace_that_keeps_everything(tmp_path, files):
     of_trace = [path.read_bytes() for path in files]
     dbnet("interop", "polygraphy", model, "--images", photo, *wanted(files), "--force")
     assert of_trace == [path.read_bytes() for path in files]
+    whole = (tmp_path / "a.trace").read_bytes()
+    for target in (("--inputs", tmp_path / "a.trace", "--outputs", files[1]),
+                   ("--inputs", files[0], "--outputs", tmp_path / "a.trace")):
+        for source in ("a.trace", "a.trace:model"):
+            done = dbnet("interop", "polygraphy", tmp_path / source, *target, "--force", code=3)
+            assert "a.trace: is a source" in done.stderr and (tmp_path / "a.trace").read_bytes() == whole
     done = dbnet("interop", "polygraphy", tmp_path / "a.trace", *wanted(files), "--force", "--images", photo, code=2)
     assert "--images means nothing with a trace" in done.stderr
     done = dbnet("interop", "polygraphy", tmp_path / "a.trace", *wanted(files), "--force", "--stages", "c2", code=3)

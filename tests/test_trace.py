@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import converters
+from converters.load import TRACE_KEY
 from dbnet.datasets.drawn import draw
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
 from parity.trace import ORDER
-from parity.trace_file import read_trace
+from parity.trace_file import KEY, read_trace
 from tests import detecting
 from tests.running import command
 
@@ -213,6 +214,47 @@ def test_a_broken_image_stops_it(folder, tmp_path):
     assert done.returncode == 3 and "img_2.png" in done.stderr and not (tmp_path / "full.trace").exists()
 
 
+def test_with_a_limit_the_broken_among_the_first_are_told(folder, tmp_path):
+    """img_10 is behind what is taken: nobody asked for it."""
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    (images / "img_10.png").symlink_to(tmp_path / "nowhere")
+    done = traced(tmp_path, "statistics", "--limit", "2")
+    assert done.returncode == 0 and "left out" not in done.stderr, done.stderr
+    for number in range(5):
+        (images / f"img_0{number}.png").symlink_to(tmp_path / "nowhere")
+    done = traced(tmp_path, "statistics", "--limit", "2", "--force")
+    notes = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert done.returncode == 0 and len(notes) == 3, done.stderr  # 00, 01 and 02
+    done = traced(tmp_path, "statistics", "--limit", "9", "--force")
+    notes = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert done.returncode == 0 and len(notes) == 4 and "3 more left out" in notes[3], done.stderr
+    assert "img_00.png: cannot be read (No such file or directory); left out" in notes[0]
+    for number in (1, 2, 3):
+        (images / f"img_{number}.png").unlink()
+    done = traced(tmp_path, "statistics", "--limit", "9", "--force")
+    assert done.returncode == 3 and "img_00.png: cannot be read" in done.stderr
+    assert traced(tmp_path, "statistics", "--force").returncode == 3
+
+
+def test_a_trace_is_no_model(folder, tmp_path):
+    assert TRACE_KEY == KEY
+    trace, images = folder / "sampled.trace", folder / "images"
+    for arguments in (("convert", trace, tmp_path / "x.onnx"), ("detect", images, "-m", trace),
+                      ("detect", images, "-m", trace, "--pixels", "mindocr"),
+                      ("evaluate", trace, "--root", folder),
+                      ("trace", trace, "--images", images, "-o", tmp_path / "x.trace"),
+                      ("precision", trace, "--images", images),
+                      ("kit", trace, "--images", images, "-o", tmp_path / "k"),
+                      ("interop", "msprobe", trace, "-o", tmp_path / "x.yaml")):
+        done = command(*arguments)
+        assert done.returncode == 3 and done.stderr.splitlines()[-1].endswith(
+            f"{trace}: is a trace, which holds no weights; compare it with a model: dbnet compare sampled.trace MODEL"
+        ), (arguments, done.stderr)
+    assert list(tmp_path.iterdir()) == []
+    assert "(trace, 1 run)" in command("inspect", trace).stdout
+
+
 def test_models_of_others(folder, tmp_path):
     """A model whose network is not known has a probability, and a trace of that."""
     from tests.opaque_models import BRIGHT, detector
@@ -243,7 +285,7 @@ def test_errors_of_their_own_are_told_from_inherited_ones(folder):
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0] in ORDER}
     assert "DIFFERS" in rows["c3"] and "inherited" in rows["p2"] and "inherited" in rows["probability"]
     data = report(EMBEDDED, folder / "full.trace", "--set", "se_gate=hard_sigmoid", *SMALL, code=1)
-    assert {row["isolated_max_abs"] for row in data["stages"]} == {None}
+    assert data["own_errors"] == ["c3", "c4", "c5"]  # the one that is here is fed what the other recorded
 
 
 def test_distances_to_float64(folder):

@@ -74,7 +74,7 @@ ROWS = {
     "stages that are tables": (field(*RUN, "stages", value=[{}]), "its stages are"),
     "no images": (field(*RUN, "images", value=[]), "it has no list of images"),
     "an image too many": (lambda told, arrays: told["runs"]["model"]["images"].append(
-        told["runs"]["model"]["images"][0]), "not int64 (3, 4)"),
+        ["c.png", *told["runs"]["model"]["images"][0][1:]]), "not int64 (3, 4)"),
     "a negative size": (field(*RUN, "images", 0, 2, value=[-40, 70]), "an image is"),
     "a size of 2**31": (field(*RUN, "images", 0, 4, value=[1, 3, 2**31, 64]), "an image is"),
     "sizes that are true": (field(*RUN, "images", 0, 2, value=[True, True]), "an image is"),
@@ -201,7 +201,8 @@ def test_nothing_that_moves_a_terminal_comes_through(tmp_path):
 @pytest.mark.parametrize(("key", "value"), [
     ("record", None), ("record", "{}"), ("record", 7), ("boxes", {}), ("boxes", {"box_thresh": "a"}), ("boxes", None),
     ("environment", 7), ("environment", [1]), ("notes", 7), ("runner", None), ("opaque", 1), ("opaque", {}),
-    ("opaque", {"output": "a", "sigmoid": True})])
+    ("opaque", {"output": "a", "sigmoid": True}), ("machine", 7), ("machine", ["x"]), ("versions", "2.13"),
+    ("environment", [])])
 def test_who_recorded_it_is_not_told_right(tmp_path, key, value):
     """One line, or a side of a comparison."""
     told, arrays = content(traces()[SAMPLED])
@@ -217,6 +218,16 @@ def test_who_recorded_it_is_not_told_right(tmp_path, key, value):
     else:
         json.dumps(side.told(), allow_nan=False)
         assert side.rule is not None
+
+
+@pytest.mark.parametrize(("key", "value"), [("machine", 7), ("machine", [1]), ("versions", "2"), ("environment", [])])
+def test_what_is_no_table_is_one_line_of_inspect(tmp_path, key, value):
+    told, arrays = content(traces()[SAMPLED])
+    told["runs"]["model"]["about"][key] = value
+    (tmp_path / "x.trace").write_bytes(sealed(told, arrays))
+    for what in ("x.trace", "x.trace:model"):
+        done = command("inspect", tmp_path / what)
+        assert done.returncode == 3 and done.stderr.count("\n") == 1 and f"{key} is no table" in done.stderr
 
 
 def test_the_command_says_one_line(tmp_path):

@@ -145,6 +145,10 @@ def _fill_traced(whole: WholeComparison, request: Request, inputs: Inputs, galle
     with progress_bar(whole.traced_images(given["limit"]), request.quiet) as advance:
         whole.run_traced(sources, gallery, given["limit"], advance)
     if inputs.samples and gallery.names:
+        if whole.boxless:
+            whole.stopped.append(f"comparing the scores: a trace keeps neither the boxes nor the map of "
+                                 f"{whole.boxless[0]}")
+            return
         if missing := [name for name in gallery.names if name not in gallery.paths]:
             whole.stopped.append(f"comparing the scores: {missing[0]}: its file is not among --images, so nobody knows "
                                  f"its labels")

@@ -72,9 +72,9 @@ def show_stages(result: ModelComparison, known: Collection[str] = ()) -> None:
 
 def _maps(result: MapComparison) -> None:
     worst = sorted(result.images, key=lambda image: (image.same, -(image.max_abs or 0)))
-    rows = [_row(image.name, image.max_abs, image.mean_abs, image.boxes) for image in worst[:LISTED]]
+    rows = [_row(image.name, image) for image in worst[:LISTED]]
     rest = len(worst) - LISTED
-    total = _row(f"all {len(result.images)}", result.max_abs, result.mean_abs, result.boxes)
+    total = _row(f"all {len(result.images)}", result)
     print_table("", ("image", "max |dp|", "mean |dp|", "boxes A", "boxes B", "identical", "moved", "max shift", "lost",
                      "invented"), [*rows, *([(f"({rest} more, no worse)", *[""] * 9)] if rest > 0 else []), total],
                 right=range(1, 10))
@@ -82,22 +82,32 @@ def _maps(result: MapComparison) -> None:
     if result.other_sizes:
         click.echo(f"{result.other_sizes} of {len(result.images)} images have maps of two sizes, so their pixels are "
                    f"not the same, and their maps were not compared; --pixels gives both models the same")
+    if result.not_finite:
+        click.echo(f"{result.not_finite} of {len(result.images)} images have NaN or Inf in a map")
     boxes = result.boxes
+    apart = "" if result.max_abs is None else (
+        f"at least {result.max_abs:.1e} apart at the most, for not every value is known" if result.at_least else
+        f"at most {result.max_abs:.1e} apart")
     same = "within tolerance" if result.max_abs else "same"
     if result.same and not boxes.a:
         click.echo(f"{same}: neither finds a box in {len(result.images)} images, which proves nothing of boxes, and "
-                   f"probabilities are at most {result.max_abs:.1e} apart (tolerance {result.tolerance:g})")
+                   f"probabilities are {apart} (tolerance {result.tolerance:g})")
     elif result.same:
         click.echo(f"{same}: {boxes.a} boxes in {len(result.images)} images, all with the same corners, and "
-                   f"probabilities at most {result.max_abs:.1e} apart (tolerance {result.tolerance:g})")
+                   f"probabilities {apart} (tolerance {result.tolerance:g})")
     else:
         click.echo(f"different: {boxes.identical} of {boxes.a} boxes are the same, {boxes.moved} moved, {boxes.lost} "
                    f"lost, {boxes.invented} invented; {sum(not image.same for image in result.images)} of "
                    f"{len(result.images)} images differ (tolerance {result.tolerance:g} in probability, none in boxes)")
 
 
-def _row(name: str, max_abs: float | None, mean_abs: float | None, boxes: Any) -> tuple[object, ...]:
-    numbers = ("-" if value is None else f"{value:.1e}" for value in (max_abs, mean_abs))
+def _row(name: str, found: Any) -> tuple[object, ...]:
+    """found: an image's comparison, or that of all."""
+    boxes, mark = found.boxes, ">=" if found.at_least else ""
+    numbers = ["-" if found.max_abs is None else f"{mark}{found.max_abs:.1e}",
+               "-" if found.mean_abs is None else f"{found.mean_abs:.1e}"]
+    if found.not_finite:
+        numbers[0] = "NaN, Inf"
     return (name, *numbers, boxes.a, boxes.b, boxes.identical, boxes.moved, f"{boxes.max_shift:.1f}", boxes.lost,
             boxes.invented)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,40 +104,45 @@ def polygraphy(source: Path, images: tuple[str, ...], inputs: Path, outputs: Pat
 
     Of a trace: what it keeps in full (dbnet trace --level full, or --keep pixels,probability).
     """
-    from evaluation.polygraphy_files import check_targets, write_exchange
+    from evaluation.polygraphy_files import SameNameError, check_targets, write_exchange
     from parity.trace_file import is_trace, split_run
     names, wanted = _renames(rename), _stages(stages)
-    check_targets(inputs, outputs, [source], force)
-    if is_trace(split_run(source)[0]):
+    file = split_run(source)[0]
+    check_targets(inputs, outputs, [file], force)
+    if is_trace(file):
         refuse_others("a trace", {"images", "recursive", "limit", "runner", "device", "threads", "map_output",
                                   *SOURCE_SETTINGS})
-        runner, device, pairs = _of_trace(source, wanted)
+        runner, environment, pairs = _of_trace(source, wanted)
     elif not images:
         raise click.UsageError("give --images, or a trace of level full")
     else:
         files = _images(images, given.pop("recursive"), given.pop("limit"))
         check_targets(inputs, outputs, list(map(Path, files)), force)
-        runner, device, pairs = _of_model(source, files, wanted, options, **given)
-    written = write_exchange(pairs, f"dbnet-{runner}", inputs, outputs, names)
+        runner, environment, pairs = _of_model(source, files, wanted, options, **given)
+    try:
+        written = write_exchange(pairs, f"dbnet-{runner}", inputs, outputs, names)
+    except SameNameError as error:
+        raise click.BadParameter(str(error), param_hint="--rename") from error
     click.echo(f"{inputs}: {written.images} image{'s' * (written.images > 1)} as {', '.join(written.inputs)}")
     click.echo(f"{outputs}: {', '.join(written.outputs)} of dbnet-{runner}")
     click.echo(shlex.join(["polygraphy", "run", "MODEL.onnx", "--onnxrt", "--load-inputs", str(inputs),
-                           "--load-outputs", str(outputs), "--atol", *_allowed(written.outputs, names, device)]))
+                           "--load-outputs", str(outputs), "--atol", *_allowed(written.outputs, names, environment)]))
 
 
-def _allowed(largest: dict[str, float], names: dict[str, str], device: str) -> list[str]:
+def _allowed(largest: dict[str, float], names: dict[str, str], environment: Mapping[str, Any]) -> list[str]:
     """What each output may differ by, as Polygraphy takes it: absolute, where our tolerances are relative."""
-    from dbnet.spec import STAGES
-    from parity.tolerances import tolerances
+    from dbnet.spec import STAGES, TRAINING_STAGES
+    from parity.tolerances import least_of, tolerances, tolerances_of
     try:
-        table = tolerances(device)
+        table = tolerances_of(environment).on_whole_images()
     except DbnetError:  # of a device without a row
-        table = tolerances("cpu")
+        table = tolerances("cpu").on_whole_images()
     ours = {new: old for old, new in names.items()}
     told = []
     for name, value in largest.items():
         stage = ours.get(name, name)
-        told.append(f"{name}:{value * (table.of(stage) if stage in STAGES else table.probability):.1e}")
+        stage = stage if stage in STAGES + TRAINING_STAGES else "probability"  # an output of somebody else's graph
+        told.append(f"{name}:{max(value, least_of(stage)) * table.of(stage):.1e}")
     return told
 
 
@@ -165,32 +170,28 @@ def _stages(text: str | None) -> tuple[str, ...] | None:
 
 
 def _images(given: tuple[str, ...], recursive: bool, limit: int | None) -> list[str]:
-    from evaluation.detecting_inputs import find_images
-    found = find_images(given, recursive)
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
-    if not limit and found.refused:
-        raise DbnetError(": ".join(found.refused[0]))
-    return found.files[:limit]
+    from dbnet.cli.trace import found_images
+    return found_images(given, recursive, limit).files[:limit]
 
 
 def _of_model(source: Path, files: list[str], stages: tuple[str, ...] | None, options: Any, runner: str | None,
-              device: str | None, threads: int | None) -> tuple[str, str, Iterator[Any]]:
-    """Whose name the outputs bear, its device, and what goes in and comes out."""
+              device: str | None, threads: int | None) -> tuple[str, Mapping[str, Any], Iterator[Any]]:
+    """Whose name the outputs bear, how it computes, and what goes in and comes out."""
     from evaluation.polygraphy_files import exchanges
     from evaluation.runners import open_runner
     opened = open_runner(source, runner, device, ("probability",) if stages is None else stages or None, threads,
                          options)
     tell_notes(opened)
-    return opened.name, opened.device, exchanges(opened, files)
+    return opened.name, opened.environment(), exchanges(opened, files)
 
 
-def _of_trace(source: Path, stages: tuple[str, ...] | None) -> tuple[str, str, Iterator[Any]]:
+def _of_trace(source: Path, stages: tuple[str, ...] | None) -> tuple[str, Mapping[str, Any], Iterator[Any]]:
     """The same of what a trace keeps."""
     from converters.onnx_graph import INPUT
     from parity.trace import PIXELS
-    from parity.trace_file import read_trace, split_run
-    trace = read_trace(*split_run(source))
+    from parity.traced import open_trace
+    side = open_trace(source)
+    trace = side.recorded
     kept = [stage for stage in trace.stages if all(trace.full(i, stage) is not None for i in range(len(trace.images)))]
     own = kept if stages is None else trace.stages
     wanted = stages or tuple(stage for stage in own if stage != PIXELS)
@@ -202,4 +203,4 @@ def _of_trace(source: Path, stages: tuple[str, ...] | None) -> tuple[str, str, I
                              f"--keep pixels,{'probability' if stage == PIXELS else stage}")
     pairs = (({INPUT: trace.full(i, PIXELS)}, {stage: trace.full(i, stage) for stage in wanted})
              for i in range(len(trace.images)))
-    return str(trace.about.get("runner", "trace")), str(trace.about.get("device", "cpu")), pairs
+    return side.runner.name, side.runner.environment(), pairs

@@ -26,7 +26,7 @@ def show(report: PrecisionReport, search: Search | None, model: Path) -> None:
     setup = report.setup
     device = report.environments[1]["device"]
     click.echo(f"{model.name}: {setup.model.record.spec.name} in {setup.precision} against float32, in {setup.runner} "
-               f"({device}), {len(report.drift.maps.images)} images")
+               f"({device}), {_images(len(report.drift.maps.images))}")
     for note in setup.model.notes:
         click.echo(f"note: {note}", err=True)
     _layers(report)
@@ -40,13 +40,14 @@ def _layers(report: PrecisionReport) -> None:
     told = report.overflowing
     rest = sorted((layer for layer in report.layers if layer not in told), key=lambda one: -one.float32.largest)
     told += rest[:LISTED]
-    print_table(f"layers that overflow, and those of the largest values; counted on {report.counted} images",
+    print_table(f"layers that overflow, and those of the largest values; counted on {_images(report.counted)}",
                 ("layer", "largest", "headroom", "overflow", "to zero", "subnormal", "weights: overflow", "to zero",
                  f"Inf, NaN in {form.name}"), [_row(layer, report) for layer in told], right=range(1, 9))
     if hidden := len(report.layers) - len(told):
         lost = max(report.layers, key=lambda one: one.float32.flushed / max(one.float32.size, 1))
-        click.echo(f"({hidden} more, all in the JSON; the largest share of values goes to zero in {lost.name}: "
-                   f"{_share(lost.float32.flushed, lost.float32.size)})")
+        share = f"the largest share of values goes to zero in {lost.name}: " \
+                f"{_share(lost.float32.flushed, lost.float32.size)}" if lost.float32.flushed else "none loses a value to zero"
+        click.echo(f"({hidden} more, all in the JSON; {share})")
 
 
 def _row(layer: LayerCounts, report: PrecisionReport) -> tuple[str, ...]:
@@ -55,6 +56,10 @@ def _row(layer: LayerCounts, report: PrecisionReport) -> tuple[str, ...]:
             _share(own.flushed, own.size), _share(own.subnormal, own.size),
             _share(layer.weights.beyond, layer.weights.size), _share(layer.weights.flushed, layer.weights.size),
             _share(layer.nonfinite, layer.half.size))
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'' if number == 1 else 's'}"
 
 
 def _share(number: int, of: int) -> str:
@@ -95,9 +100,12 @@ def verdict(report: PrecisionReport, search: Search | None) -> list[str]:
     lines = []
     for layer in report.overflowing[:NAMES]:
         what = [f"{layer.weights.beyond} of its {layer.weights.size} weights" if layer.weights.overflows else "",
-                f"{layer.float32.beyond} of its {layer.float32.size} values" if layer.float32.overflows else ""]
+                f"{layer.float32.beyond} of its {layer.float32.size} values" if layer.float32.overflows else "",
+                f"{layer.taken_half.beyond} of the {layer.taken_half.size} values that it takes"
+                if layer.taken_half.beyond else ""]
+        largest = max(layer.weights.largest, layer.float32.largest, layer.taken_half.largest)
         lines.append(f"overflow: {layer.name}: {' and '.join(filter(None, what))} are beyond "
-                     f"{report.setup.form.largest:g} (largest {max(layer.weights.largest, layer.float32.largest):.4g})")
+                     f"{report.setup.form.largest:g} (largest {largest:.4g})")
     if report.fine:
         if report.kept:
             return [*lines, f"the same boxes in {name} with these layers in float32, no probability more than "

@@ -23,6 +23,9 @@ from dbnet.cli.options import (
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaluation.detecting_inputs import Inputs
     from parity.trace import Trace
 
 
@@ -59,7 +62,6 @@ def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | No
     full, or --keep pixels, it needs none.
     """
     from dbnet.writing import check_target
-    from evaluation.detecting_inputs import find_images
     from parity.staged import open_staged
     from parity.trace_file import ONLY, write_traces
     from parity.trace_record import record, recorded_stages
@@ -67,11 +69,7 @@ def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | No
     given_stages, given_kept = _names("--stages", stages), _names("--keep", keep) or ()
     _check_name(out)
     check_target(out, model, force)
-    found = find_images(images, recursive)
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
-    if found.refused and limit is None:
-        raise DbnetError("; ".join(f"{path}: {problem}" for path, problem in found.refused[:3]))
+    found = found_images(images, recursive, limit)
     if any(out.resolve() == Path(file).resolve() for file in found.files):
         raise DbnetError(f"{out}: is one of the images; name another file")
     side = open_staged(model, runner, device, options, threads, precision=precision, keep_float32=keep_float32)
@@ -84,6 +82,26 @@ def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | No
                      given_kept, advance)
     write_traces(out, {ONLY: run}, force)
     click.echo(_told(run, out))
+
+
+def found_images(given: Sequence[str], recursive: bool, limit: int | None) -> Inputs:
+    """What `find_images` finds, with its notes told. Raises DbnetError for an image that cannot be read; with a limit,
+    one that would be among the first so many is told and left out.
+    """
+    from dbnet.datasets.archive import natural_order
+    from evaluation.detecting_inputs import find_images
+    found = find_images(given, recursive)
+    refused = [f"{path}: {problem}" for path, problem in found.refused]
+    if refused and (limit is None or not found.files):
+        raise DbnetError("; ".join(refused[:3]))
+    if limit is not None and limit <= len(found.files) and len(given) == 1 and os.path.isdir(given[0]):
+        last = natural_order(found.files[limit - 1])  # in a folder the order of paths is that of names
+        refused = [f"{path}: {problem}" for path, problem in found.refused if natural_order(path) <= last]
+    left_out = [f"{text}; left out" for text in refused[:3]]
+    left_out += [f"{len(refused) - 3} more left out"] * (len(refused) > 3)
+    for note in (*found.notes, *left_out):
+        click.echo(f"note: {note}", err=True)
+    return found
 
 
 def _check_name(out: Path) -> None:

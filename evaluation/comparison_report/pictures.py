@@ -53,6 +53,7 @@ def differs(row: Mapping[str, Any]) -> bool:
     """Whether an image's numbers are those of two different models."""
     boxes = part(row, "boxes")
     return (any(count(boxes.get(kind)) for kind in ("moved", "lost", "invented")) or _two_sizes(row)
+            or bool(row.get("not_finite"))
             or (real(row.get("max_abs")) or 0.0) > (real(row.get("tolerance")) or TOLERANCE))
 
 
