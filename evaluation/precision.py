@@ -13,7 +13,17 @@ import numpy as np
 
 from converters.load import LoadedModel, SourceOptions
 from dbnet.errors import DbnetError
-from dbnet.precision import FORMATS, Counts, HalfFormat, Precision, always_float32, count_weights, kept_layers, layers, taken
+from dbnet.precision import (
+    FORMATS,
+    Counts,
+    HalfFormat,
+    Precision,
+    always_float32,
+    count_weights,
+    kept_layers,
+    layers,
+    taken,
+)
 from dbnet.preprocess import prepare, read_bytes
 from dbnet.running import runnable
 from dbnet.sample import Detection, Sample
@@ -148,8 +158,8 @@ class LayerCounts:
     weights: Counts
     float32: Counts
     half: Counts
-    taken: Counts = Counts()
-    taken_half: Counts = Counts()
+    taken: Counts
+    taken_half: Counts
 
     @property
     def overflows(self) -> bool:
@@ -223,7 +233,7 @@ def examine(setup: Setup, images: Images, samples: Sequence[Sample] = (), protoc
     reference, candidate = setup.open("float32"), setup.open(setup.precision, keep)
     drift = measure(setup, reference, candidate, images, samples, protocols, progress)
     if not drift.maps.images:
-        raise DbnetError(f"nothing could be measured: {len(drift.maps.failed)} images failed; the first: "
+        raise DbnetError(f"nothing could be measured: {len(drift.maps.failed)} image(s) failed; the first: "
                          f"{drift.maps.failed[0] if drift.maps.failed else 'there is none'}")
     counted = worst_images(drift, images, COUNTED)
     found = [_count(setup, precision, kept, counted) for precision, kept in (("float32", ()), (setup.precision, keep))]

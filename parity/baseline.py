@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 from dbnet.errors import DbnetError, shown
 from evaluation.compare_maps import Boxes, compare_boxes
 from parity.baseline_runs import said
-from parity.causes import least_of
-from parity.models import PIXEL_TOLERANCE, StageRow
-from parity.tolerances import Tolerances, tolerances
+from parity.models import INPUT, PIXEL_TOLERANCE, StageRow
+from parity.tolerances import Tolerances, least_of, tolerances_of
 from parity.trace import ORDER, PIXELS, Trace
 from parity.trace_views import Recorded, compare_views
 
@@ -97,7 +97,9 @@ def _digits(boxes: Sequence[Any]) -> list[tuple[bytes, float]]:
 
 
 def _tolerances(trace: Trace) -> Tolerances:
-    return tolerances(str(trace.about["device"]), str(trace.about["environment"].get("precision", "float32")))
+    row = tolerances_of({"device": trace.about["device"], **trace.about["environment"]})
+    largest = max(image.shape[2] * image.shape[3] for image in trace.images)
+    return row.on_whole_images() if largest > math.prod(INPUT) else row
 
 
 # The same model on the same images ------------------------------------------------------------------------------------
@@ -121,24 +123,36 @@ def same_subject(a: Trace, b: Trace) -> bool:
 
 def _others(old: Trace, new: Trace) -> Iterator[str]:
     """Why the two cannot be compared."""
+    yield from _other_subjects(old, new)
+    if old.about.get("environment", {}).get("precision") != new.about["environment"].get("precision"):
+        yield f"the baseline was computed in {shown(old.about.get('environment', {}).get('precision'))}"
+    if set(old.stages) != set(new.stages):
+        yield f"the baseline has other stages: {', '.join(sorted(set(old.stages) ^ set(new.stages)))}"
+
+
+def other_subject(old: Trace, new: Trace) -> str | None:
+    """Why a run, of another runner perhaps, is not of the same model on the same images, one phrase; None if it is."""
+    return next(_other_subjects(old, new), None)
+
+
+def _other_subjects(old: Trace, new: Trace) -> Iterator[str]:
     was, now = (_who(trace) for trace in (old, new))
     if was["spec"] != now["spec"]:
         yield f"the baseline is of another network, {shown(was['spec'])}, not {shown(now['spec'])}"
     if was["semantics"] != now["semantics"]:
         yield f"the baseline's network computes otherwise: {_fields(was['semantics'], now['semantics'])}"
-    for what, name in (("weights", "sha256"), ("model", "digest")):
+    # Of one file two frameworks may tell two digests: that of the weights, and that of the file with its graph.
+    other_runner = old.about.get("runner") != new.about.get("runner") and was["sha256"]
+    for name in ("sha256",) if other_runner else ("sha256", "digest"):
         if was[name] != now[name]:
-            yield f"the baseline is of another {what}: sha256 {str(was[name])[:12]}, not {str(now[name])[:12]}"
+            yield (f"the baseline is of another model (sha256 {str(was[name])[:12]}, not {str(now[name])[:12]})"
+                   f"{' with other weights' if name == 'sha256' else ''}")
     for what in ("pixels", "boxes"):
         if old.about.get(what) != new.about[what]:
             yield f"the baseline has other {what}: {_fields(old.about.get(what), new.about[what])}"
-    if old.about.get("environment", {}).get("precision") != new.about["environment"].get("precision"):
-        yield f"the baseline was computed in {shown(old.about.get('environment', {}).get('precision'))}"
     before, after = ({image.name: image.sha256 for image in trace.images} for trace in (old, new))
     if before != after or [image.name for image in old.images] != [image.name for image in new.images]:
         yield f"the baseline is of other images: {_images(before, after)}"
-    if set(old.stages) != set(new.stages):
-        yield f"the baseline has other stages: {', '.join(sorted(set(old.stages) ^ set(new.stages)))}"
 
 
 def _who(trace: Trace) -> dict[str, Any]:

@@ -39,7 +39,8 @@ _SAMPLED = 16
 #: Set by users, read by the frameworks' libraries, and able to move a number.
 _VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "OMP_NUM_THREADS",
               "OMP_DYNAMIC", "MKL_NUM_THREADS", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY",
-              "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
+              "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME",
+              "ASCEND_OPP_PATH", "ASCEND_CUSTOM_OPP_PATH")
 _INSTRUCTIONS = ("avx", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile",
                  "amx_bf16", "asimd", "sve", "sve2", "bf16", "i8mm")
 #: Of this suite, what turns an image into a runner's numbers.

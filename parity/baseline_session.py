@@ -9,13 +9,15 @@ from pathlib import Path
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
 from dbnet.runner_names import RUNNERS
-from parity.baseline import RunChange, compare_runs, same_subject
+from parity.baseline import RunChange, compare_runs, other_subject, same_subject
 from parity.baseline_runs import Runs, WantedBaseline
 from parity.baseline_told import ACCEPT, NEW, update_lines
 from parity.trace import Trace
 from parity.trace_file import write_traces
 
 _MEANT = f"where that is meant: {ACCEPT}"
+#: What no update accepts.
+_OTHER = "where that is meant: name another file, or remove this one and record it anew"
 
 
 @dataclass
@@ -51,12 +53,13 @@ class BaselineSession:
         try:
             return compare_runs(self.old[name], now)
         except DbnetError as error:
-            raise DbnetError(f"{error}; {_MEANT}") from error
+            refused = self.wanted.candidate is not None and other_subject(self.old[name], now)
+            raise DbnetError(f"{error}; {_OTHER if refused else _MEANT}") from error
 
     def update(self) -> list[str]:
         """Writes the file with the runs of now, and tells what changed. Runs of runners that are not run now are kept
         where they are still of the same model and images. Raises DbnetError, and the file is as it was, if any run
-        could not be made."""
+        could not be made, or the file is of another model of somebody, or of other images."""
         made: dict[str, Trace] = {}
         failed: dict[str, str] = {}
         for name in self.wanted.runs():
@@ -66,6 +69,7 @@ class BaselineSession:
                 failed[name] = str(error)
         if failed:
             raise DbnetError(self._failed(failed))
+        self._check_subject(made)
         changes = {name: self._against_old(name, trace) for name, trace in made.items()}
         rest = [name for name in self.old if name not in made]
         kept = {name: self.old[name] for name in rest if self._still_right(name, made)}
@@ -81,6 +85,16 @@ class BaselineSession:
         hint = "; name the runners that can with --runner" if len(failed) < count else ""
         return (f"{len(failed)} of {count} runs could not be made, so {self.wanted.path} was not written{hint}: "
                 f"{'; '.join(reasons)}")
+
+    def _check_subject(self, made: Mapping[str, Trace]) -> None:
+        """Of the project's networks there is one set, which this version may have changed; of models there are many."""
+        if self.wanted.candidate is None:
+            return
+        for name, old in self.old.items():
+            reason = other_subject(old, made.get(name) or next(iter(made.values())))
+            if reason is not None:
+                raise DbnetError(f"{self.wanted.path} {reason.removeprefix('the baseline ')}; "
+                                 f"remove it, or name another file")
 
     def _against_old(self, name: str, trace: Trace) -> RunChange | str:
         if name not in self.old:

@@ -23,7 +23,7 @@ _MACHINE = ("it was recorded on another machine, where numbers differ by that al
 
 
 def headline(change: RunChange) -> str:
-    """`changed though within tolerance: first at c2, 3.1e-07 of the largest value; MindSpore 2.8.0 -> 2.9.0`."""
+    """`changed though within tolerance: first at c2, >=3.1e-07 of the largest value; MindSpore 2.8.0 -> 2.9.0`."""
     if change.verdict == UNCHANGED:
         return UNCHANGED
     since = change.since[:_FIRST] + ([f"and {len(change.since) - _FIRST} more"] if len(change.since) > _FIRST else [])
@@ -45,7 +45,10 @@ def _where(change: RunChange) -> str:
 
 
 def _error(row: StageRow) -> str:
-    return row.why if row.comparison is None else f"{row.comparison.max_rel:.1e} of the largest value"
+    if row.comparison is None:
+        return row.why
+    least = ">=" if row.comparison.basis in ("sample", "statistics") else ""
+    return f"{least}{row.comparison.max_rel:.1e} of the largest value"
 
 
 def boxes_told(boxes: Boxes) -> str:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,9 @@ from dbnet.version import VERSION
 from evaluation.pictures import decode
 from evaluation.pipeline import naming
 from parity.kit_run import REFERENCE, RESULT
+from parity.kit_say import told_options
 from parity.kit_start import sha256_of
-from parity.kit_texts import README
+from parity.kit_texts import README, typed
 from parity.staged import StagedModel, open_staged
 from parity.trace import PIXELS, Recorder, TracedImage
 from parity.trace_file import write_traces
@@ -77,9 +78,9 @@ def make_kit(model: Path, images: Sequence[tuple[str, str]], folder: Path, optio
     side = _opened(model, options or SourceOptions(), runner)
     temporary = Path(tempfile.mkdtemp(prefix=".dbnet-kit-", dir=folder.absolute().parent))
     try:
-        kit = _fill(temporary, side, images, progress)
+        kit = _fill(temporary, side, images, typed(options or SourceOptions()), progress)
         os.chmod(temporary, 0o777 & ~_umask())
-        _put(temporary, folder)
+        _put(temporary, folder, force)
     except OSError as error:
         raise DbnetError(f"{folder}: could not be written ({error.strerror}); nothing was changed") from error
     finally:
@@ -99,13 +100,32 @@ def check_folder(folder: Path, force: bool) -> None:
         return
     if not folder.is_dir() or folder.is_symlink():
         raise DbnetError(f"{folder}: is no folder; name another --out")
-    names = set(os.listdir(folder))
     if not force:
         raise DbnetError(f"{folder}: exists already; name another --out, or add --force to replace a kit")
-    if names and not {"kit.json", "run.py"} <= names:
+    try:
+        _check_kit(folder, set(os.listdir(folder)))
+    except OSError as error:
+        raise DbnetError(f"{folder}: cannot be read ({error.strerror}); name another --out") from error
+
+
+def _check_kit(folder: Path, names: set[str]) -> None:
+    """Raises DbnetError if a folder has anything in it that no kit brought."""
+    if not names:
+        return
+    if not {"kit.json", "run.py"} <= names:
         raise DbnetError(f"{folder}: is no kit ({sorted(names)[0]}, ...), so it is not replaced; name another --out")
     if found := sorted(name for name in names if name.startswith(RESULT) or name.endswith(".trace.work")):
         raise DbnetError(f"{folder}: holds what a run gave ({found[0]}); carry it away, or name another --out")
+    try:
+        own = {"kit.json", *json.loads((folder / "kit.json").read_bytes())["files"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DbnetError(f"{folder}: is no kit (its kit.json is damaged), so it is not replaced; name another "
+                         f"--out") from error
+    folders = {str(parent) for name in own for parent in PurePosixPath(name).parents}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in (folders if path.is_dir() and not path.is_symlink() else own):
+            raise DbnetError(f"{folder}: holds {name}, which is not the kit's; carry it away, or name another --out")
 
 
 def _opened(path: Path, options: SourceOptions, runner: str | None) -> StagedModel:
@@ -123,9 +143,9 @@ def _opened(path: Path, options: SourceOptions, runner: str | None) -> StagedMod
     return open_staged(path, chosen, "cpu", options)
 
 
-def _fill(folder: Path, side: StagedModel, images: Sequence[tuple[str, str]],
+def _fill(folder: Path, side: StagedModel, images: Sequence[tuple[str, str]], options: Sequence[str],
           progress: Callable[[int, int], object]) -> dict[str, Any]:
-    """Everything in its place; kit.json comes last."""
+    """Everything in its place; kit.json comes last. options: as they are typed."""
     assert side.model is not None
     spec = side.runner.spec
     about = about_of(side, spec.boxes)
@@ -138,12 +158,13 @@ def _fill(folder: Path, side: StagedModel, images: Sequence[tuple[str, str]],
     (folder / "lib").mkdir()
     copy_modules(folder / "lib", ENTRIES, ALLOWED)
     shutil.copyfile(Path(__file__).with_name("kit_start.py"), folder / "run.py")
-    text = README.format(model=side.path.name, images=len(entries), runner=side.runner.name,
+    text = README.format(model=side.path.name, images=f"{len(entries)} image{'s'[:len(entries) > 1]}",
+                         options=told_options(options), runner=side.runner.name,
                          version=side.runner.environment().get("version"), ours=VERSION)
     (folder / "README.md").write_text(text, encoding="utf-8")
     told = ("record", "origin", "file", "digest", "pixels", "boxes")
     kit = {"kit": KIT_VERSION, "version": VERSION, "spec": spec.name, "limit": LIMIT, "images": entries, "tiny": tiny,
-           "about": {key: about.get(key) for key in told}, "files": _digests(folder)}
+           "options": list(options), "about": {key: about.get(key) for key in told}, "files": _digests(folder)}
     kit = json.loads(json.dumps(kit))
     kit["digest"] = hashlib.sha256(json.dumps(kit, sort_keys=True).encode()).hexdigest()
     (folder / "kit.json").write_text(json.dumps(kit, indent=1, sort_keys=True) + "\n", encoding="ascii")
@@ -208,8 +229,9 @@ def _digests(folder: Path) -> dict[str, list[Any]]:
     return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256_of(str(path))] for path in files}
 
 
-def _put(made: Path, folder: Path) -> None:
-    """In its place; a kit that was there goes when the new one is whole."""
+def _put(made: Path, folder: Path, force: bool) -> None:
+    """In its place; a kit that was there goes when the new one is whole, and has got nothing else meanwhile."""
+    check_folder(folder, force)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(made, folder)

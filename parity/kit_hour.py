@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parity.kit_plan import TIMED_RUNS, TINY, Pace, Step, told_seconds
+from parity.kit_plan import TIMED_RUNS, TINY, Pace, Step, counted, told_seconds
 from parity.kit_say import say
-from parity.kit_session import GoneError, LateError, Session
+from parity.kit_session import LEAST_PATIENCE, PATIENCE, GoneError, LateError, Session
 from parity.kit_store import Work
 
 #: Seconds kept for writing the result: at least, and for each image.
@@ -48,9 +48,20 @@ class Hour:
         for step in steps:
             if step not in done and self._possible(step):
                 self._step(step)
-        if self._session is not None:
-            self._session.end(kindly=True)
+        self._part()
         self._tell_left()
+
+    def stopped(self, why: str) -> None:
+        """Something that is no step's own fault has ended it, a full disk."""
+        self.broken = True
+        self.told.append(why)
+        say(why)
+
+    def _part(self) -> None:
+        """Ends the process that is at work in good order, while there is time."""
+        if self._session is not None:
+            patience = min(PATIENCE, max(self._end - time.monotonic(), LEAST_PATIENCE))
+            self._session.end(kindly=True, patience=patience)
 
     def close(self) -> None:
         """Ends the process that is at work."""
@@ -98,15 +109,14 @@ class Hour:
 
     def _start(self, step: Step) -> None:
         """A process for the step's session. Raises GoneError."""
-        if self._session is not None:
-            self._session.end(kindly=True)
+        self._part()
         self._name = step.session
         stages = "probability" if step.kind == "timing" else "all"
         self._session = Session(self._folder, {**self._job, "mode": step.mode, "stages": stages},
                                 self._work.folder / "mindspore.log")
         ready = self._session.ask(None, self._end)
         if "error" in ready:
-            self._session.end(kindly=True)
+            self._part()
             raise GoneError(ready["error"])
         self._pace.starts.append(ready["seconds"])
 
@@ -143,8 +153,8 @@ class Hour:
             groups.setdefault(f"{step.mode}: {kind}", []).append((step, needed))
         for name, group in groups.items():
             need = told_seconds(sum(needed for _step, needed in group))
-            self.told.append(f"left out for want of time: {name}{len(group)} image{'s'[:len(group) > 1]}, about "
-                             f"{need}; the same command goes on with it")
+            what = counted([step.of(self._names) for step, _needed in group])
+            self.told.append(f"left out for want of time: {name}{what}, about {need}; the same command goes on with it")
 
     def _pixels(self, step: Step) -> int:
         entry = self._kit["tiny"] if step.image == TINY else self._kit["images"][step.image]

@@ -16,6 +16,8 @@ Kind = Literal["record", "repeat", "timing"]
 MODES: tuple[Mode, ...] = ("exact", "default", "fp16")
 #: The place of the small picture among the images.
 TINY = -1
+#: How it is called.
+SMALL = "the small picture"
 #: Runs of one image for its time, after one that does not count.
 TIMED_RUNS = 10
 #: Seconds that starting, compiling and a small image take at the least, where nothing was measured yet.
@@ -45,9 +47,12 @@ class Step:
 
     def told(self, names: Sequence[str]) -> str:
         """For a reader. names: of the images."""
-        which = "the small picture" if self.image == TINY else names[self.image]
         kind = "" if self.kind == "record" else f"{self.kind} of "
-        return f"{self.mode}: {kind}{which}"
+        return f"{self.mode}: {kind}{self.of(names)}"
+
+    def of(self, names: Sequence[str]) -> str:
+        """Its image, for a reader."""
+        return SMALL if self.image == TINY else names[self.image]
 
 
 def steps_of(images: int, kind: str) -> list[Step]:
@@ -95,6 +100,13 @@ class Pace:
         # Most of a small record is no work on its pixels. Too little is the lesser evil: a step that does not end in
         # time costs nothing but itself, and one that is left out is not there.
         return call * pixels / size, record * (1 + max(pixels - size, 0) / size / RECORD_OVERHEAD)
+
+
+def counted(images: Sequence[str]) -> str:
+    """How many, the small picture apart: it is none of the user's. images: as `Step.of` calls them."""
+    count = sum(name != SMALL for name in images)
+    parts = [*([SMALL] if SMALL in images else []), *([f"{count} image{'s'[:count > 1]}"] if count else [])]
+    return " and ".join(parts) or "no image"
 
 
 def told_seconds(seconds: float) -> str:

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from dbnet.cann import HOMES, Cann, find_cann
-from dbnet.errors import DbnetError
+from dbnet.errors import DbnetError, short
 from dbnet.running import Device
-from parity.kit_session import GoneError, Session
+from parity.kit_plan import told_seconds
+from parity.kit_session import LEAST_PATIENCE, PATIENCE, GoneError, LateError, Session
+from parity.trace import machine
 
 #: Seconds in which MindSpore is imported and asked for its device. An NPU's driver takes its time at first.
 ASKING = 300.0
+#: Which NPUs a process sees, counted anew from 0.
+VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
+#: What of the surroundings moves a CPU's last bits, beside its cores.
+_CPU_VARIABLES = ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 #: Bytes of a probability map's pixel in the work so far, in each mode, and what an image's statistics and samples take.
 MAP_BYTES, ROWS_BYTES = 4, 300_000
 #: Floats that all stages of the widest network have for each pixel of the image, more than once while they are copied.
@@ -37,25 +43,39 @@ class Check:
 
 
 def look(kit: dict[str, Any], folder: Path, result: Path, device: Device, text: str, any_cann: bool,
-         environ: Mapping[str, str]) -> tuple[list[Check], dict[str, Any]]:
-    """The checks, and what identifies this place in results. text: the device as MindSpore's runner takes it.
+         environ: Mapping[str, str], until: float) -> tuple[list[Check], dict[str, Any]]:
+    """The checks, and what identifies this place in results. text: the device as MindSpore's runner takes it. until:
+    when there must be an answer, by `time.monotonic()`.
 
     Whatever needs MindSpore is asked in a process of its own.
     """
-    asked = _ask(folder, text)
+    asked = _ask(folder, text, until)
     cann = find_cann(environ)
     version = asked.get("mindspore")
     checks = [Check("python", f"{platform.python_version()} on {platform.machine()}, {platform.system()}"),
               Check("numpy", str(asked.get("numpy", "not asked"))),
-              Check("mindspore", str(version or "none"),
-                    None if version else f"{asked['error']}; start run.py with the interpreter that has MindSpore: "
-                                         f"{sys.executable} has not")]
+              Check("mindspore", str(version or "none"), None if version else _unasked(asked))]
     if version:
-        checks += [_cann(cann, device, asked, any_cann), _device(cann, device, asked)]
+        checks += [_cann(cann, device, asked, any_cann), _device(cann, device, asked, environ)]
     checks += [*_room(kit, result, device)]
     identity = {"device": text, "mindspore": version, "numpy": asked.get("numpy"), "driver": asked.get("driver"),
                 "chip": asked.get("chip"), "cann": cann.version if cann and device.kind == "ascend" else None}
-    return checks, identity
+    return checks, identity | _surroundings(device, environ)
+
+
+def _surroundings(device: Device, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What else decides on the bits: under other threads a repeat compares nothing."""
+    if device.kind == "ascend":
+        return {VISIBLE: environ.get(VISIBLE)}
+    here = machine()
+    return {key: here[key] for key in ("processor", "cores")} | {name: environ.get(name) for name in _CPU_VARIABLES}
+
+
+def _unasked(asked: dict[str, Any]) -> str:
+    """Why MindSpore has not answered, and what to do."""
+    if asked.get("absent"):
+        return (f"{asked['error']}; start run.py with the interpreter that has MindSpore: {sys.executable} has not")
+    return (f"{asked['error']}; try {sys.executable} -c 'import mindspore', and source CANN's set_env.sh if that fails")
 
 
 def settings_told(kind: str, jit_level: str | None) -> list[Check]:
@@ -67,16 +87,22 @@ def settings_told(kind: str, jit_level: str | None) -> list[Check]:
                               f"default: nothing set; fp16: force_fp16; jit level: {level}")]
 
 
-def _ask(folder: Path, device: str) -> dict[str, Any]:
-    session = Session(folder, {"do": "preflight", "device": device, "parent": os.getpid()}, Path(os.devnull))
+def _ask(folder: Path, device: str, until: float) -> dict[str, Any]:
+    began = time.monotonic()
+    end = min(began + ASKING, until)
+    session = None
     try:
-        told = session.ask(None, time.monotonic() + ASKING)
-        session.end(kindly=True)
+        session = Session(folder, {"do": "preflight", "device": device, "parent": os.getpid()}, None)
+        told = session.ask(None, end)
+        session.end(kindly=True, patience=min(PATIENCE, max(until - time.monotonic(), LEAST_PATIENCE)))
         return told
+    except LateError:
+        return {"error": f"MindSpore did not answer within {told_seconds(max(end - began, 0.0))}"}
     except GoneError as error:
         return {"error": f"MindSpore could not be asked: {error}"}
     finally:
-        session.end()
+        if session is not None:
+            session.end()
 
 
 def _cann(cann: Cann | None, device: Device, asked: dict[str, Any], any_cann: bool) -> Check:
@@ -92,14 +118,16 @@ def _cann(cann: Cann | None, device: Device, asked: dict[str, Any], any_cann: bo
     return Check("cann", f"{told}, and MindSpore works with {', '.join(wanted)}", None if any_cann else problem)
 
 
-def _device(cann: Cann | None, device: Device, asked: dict[str, Any]) -> Check:
+def _device(cann: Cann | None, device: Device, asked: dict[str, Any], environ: Mapping[str, str]) -> Check:
     driver = f", driver {asked['driver']}" if asked["driver"] else ""
+    if device.kind == "ascend" and environ.get(VISIBLE):
+        driver += f", {VISIBLE}={short(environ[VISIBLE])}"
     name = "CPU" if device.kind == "cpu" else f"Ascend:{device.index}"
     if asked["device"] is None:
         return Check("device", name + (f", {asked['chip']}" if asked["chip"] else "") + driver)
     if device.kind != "ascend":
         return Check("device", f"no {name}", f"{asked['device']}; choose another --device")
-    where = "CANN was not found, source its set_env.sh" if cann is None else f"CANN is {cann.version}{driver}"
+    where = f"CANN was not found, source its set_env.sh{driver}" if cann is None else f"CANN is {cann.version}{driver}"
     return Check("device", "no Ascend NPU", f"no Ascend NPU is visible to MindSpore {asked['mindspore']}: "
                                             f"{asked['device']}; {where}; --device CPU rehearses")
 

@@ -35,7 +35,7 @@ MAP = "probability"
 class Judged:
     """A run against the reference. images: compared. same: all the same bit for bit. worst: (error relative to the
     stage's largest value, tolerance, stage, image) where the error is largest, measured in tolerances. problem: what
-    cannot be compared, None without.
+    cannot be compared, None without. at_least: the error is known of samples or statistics only.
     """
 
     run: str
@@ -43,6 +43,7 @@ class Judged:
     same: bool
     worst: tuple[float, float, str, str] | None
     problem: str | None = None
+    at_least: bool = False
 
     @property
     def passed(self) -> bool:
@@ -56,8 +57,8 @@ class Judged:
         if self.same or self.worst is None:
             return f"{head}same as the reference, bit for bit"
         error, tolerance, stage, image = self.worst
-        return (f"{head}{'within tolerance' if self.passed else 'different'}: {error:.1e} of {tolerance:.0e} at "
-                f"{stage} in {image}")
+        return (f"{head}{'within tolerance' if self.passed else 'different'}: {'>= ' if self.at_least else ''}"
+                f"{error:.1e} of {tolerance:.0e} at {stage} in {image}")
 
 
 def gather(work: Work, steps: Sequence[Step], told: list[str],
@@ -93,16 +94,17 @@ def write_result(path: Path, work: Work, steps: Sequence[Step], kit: dict[str, A
     runs, notes = fitted(tiny, images, kit["limit"])
     notes += damaged
     for name, run in runs.items():
-        extra = _extra(work, steps, name.partition(".")[0])  # type: ignore[arg-type]
+        extra = _extra(work, steps, kit, name.partition(".")[0])  # type: ignore[arg-type]
         own = [*notes, *left_out] if "." not in name else []
         runs[name] = replace(run, about={**run.about, **extra, "kit": kit["digest"], "notes": own})
     write_traces(path, runs, force=True)
     return runs, notes
 
 
-def _extra(work: Work, steps: Sequence[Step], mode: Mode) -> dict[str, Any]:
+def _extra(work: Work, steps: Sequence[Step], kit: dict[str, Any], mode: Mode) -> dict[str, Any]:
     """Of a mode: how long a run takes, and whether another process gave the same bits."""
     extra: dict[str, Any] = {}
+    names = [entry["name"] for entry in kit["images"]]
     again: dict[str, list[str]] = {"same": [], "different": []}
     for step in steps:
         if step.mode != mode or (found := work.done(step)) is None:
@@ -110,7 +112,7 @@ def _extra(work: Work, steps: Sequence[Step], mode: Mode) -> dict[str, Any]:
         if step.kind == "timing":
             extra["timing"] = {key: found[key] for key in ("first", "each", "shape")}
         if step.kind == "repeat":
-            again["different" if found["differ"] else "same"].append(step.name)
+            again["different" if found["differ"] else "same"].append(step.of(names))
     return extra | ({"repeated": again} if any(again.values()) else {})
 
 
@@ -208,6 +210,7 @@ def judged(runs: dict[str, Trace], reference: dict[str, Trace]) -> list[Judged]:
 def _judged(name: str, run: Trace, reference: Trace, row: Tolerances) -> Judged:
     places = {image.name: place for place, image in enumerate(reference.images)}
     worst: tuple[float, float, str, str] | None = None
+    at_least = False
     for at, image in enumerate(run.images):
         for stage in (stage for stage in run.stages if stage in reference.stages):
             ours, theirs = Recorded(reference, places[image.name], stage), Recorded(run, at, stage)
@@ -220,8 +223,24 @@ def _judged(name: str, run: Trace, reference: Trace, row: Tolerances) -> Judged:
                 continue
             one = (found.max_rel, tolerance, stage, image.name)
             if worst is None or _tolerances(one) > _tolerances(worst):
-                worst = one
-    return Judged(name, len(run.images), worst is None, worst)
+                worst, at_least = one, found.basis in ("sample", "statistics")
+    return Judged(name, len(run.images), worst is None, worst, at_least=at_least)
+
+
+def unchanged(runs: dict[str, Trace]) -> list[str]:
+    """A line for each run that has the same bits as the exact one: then its mode has changed nothing."""
+    told = []
+    for name, run in runs.items():
+        mode, dot, small = name.partition(".")
+        exact = runs.get(f"exact{dot}{small}")
+        if mode == "exact" or exact is None:
+            continue
+        places = {image.name: place for place, image in enumerate(exact.images)}
+        pairs = [(at, places[image.name], stage) for at, image in enumerate(run.images) if image.name in places
+                 for stage in run.stages if stage in exact.stages]
+        if pairs and all(run.sha256(at, stage) == exact.sha256(place, stage) for at, place, stage in pairs):
+            told.append(f"{name} is exact{dot}{small} bit for bit: the mode changed nothing")
+    return told
 
 
 def _tolerances(found: tuple[float, float, str, str]) -> float:

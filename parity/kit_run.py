@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ from dbnet.running import Device, parse_device
 from dbnet.writing import check_target
 from parity import kit_preflight
 from parity.kit_hour import Hour
-from parity.kit_plan import FIRST_STEP, Step, steps_of, told_seconds
-from parity.kit_result import judged, told_timing, write_result
-from parity.kit_say import prepare, say, say_error
-from parity.kit_store import Work
+from parity.kit_plan import FIRST_STEP, Step, counted, steps_of, told_seconds
+from parity.kit_result import judged, told_timing, unchanged, write_result
+from parity.kit_say import prepare, say, say_error, told_options
+from parity.kit_store import Work, work_of
 from parity.trace import Trace
 from parity.trace_file import is_trace, read_traces
 
@@ -63,12 +64,14 @@ def run(folder: str, arguments: Sequence[str]) -> int:
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("run.py", description="Runs a text detector on an Ascend NPU, the most valuable "
-                                     "first, and writes what came out into one small file. Started again, it goes on.")
+                                     "first, and writes what came out into one small file. Started again, it goes on; "
+                                     "without --force nothing that was done is lost.")
     parser.add_argument("--device", type=_device, help="Ascend, Ascend:1, ..., or CPU  [default: Ascend]")
     parser.add_argument("--minutes", type=_minutes, default=MINUTES, metavar="M",
                         help="the time that there is; what no longer fits is left out  [default: %(default)g]")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the result  [default: {RESULT} beside run.py]")
-    parser.add_argument("--force", action="store_true", help="replace a file that is no result of this kit")
+    parser.add_argument("--force", action="store_true", help="begin again where the work so far is "
+                             "of another device, of other versions or options; replace a file that is no result")
     parser.add_argument("--preflight", action="store_true", help="only look whether it can be done")
     parser.add_argument("--rehearse", action="store_true", help="everything on the CPU, as --device CPU")
     parser.add_argument("--jit-level", choices=["O0", "O1", "O2"], help="MindSpore's  [default: its own choice]")
@@ -108,26 +111,32 @@ def _run(folder: Path, args: argparse.Namespace, began: float, came: list[int]) 
         _check_time(args.minutes, device)
     count = len(kit["images"])
     say(f"{kit['about']['file']}: {kit['spec']}, {count} image{'s'[:count > 1]}; kit {kit['digest'][:16]}")
-    identity = _preflight(kit, folder, result, args)
+    identity = _preflight(kit, folder, result, args, began + 60 * args.minutes)
     if args.preflight:
+        _check_work(result, kit, identity, args.force)
         say("ready: nothing was started")
         return 0
     work = Work(result, kit["digest"])
     try:
-        for line in work.begin(identity):
+        for line in work.begin(identity, args.force):
             say(line)
         steps = steps_of(len(kit["images"]), device.kind)
         hour = Hour(kit, folder, work, identity["device"], args.jit_level, began + 60 * args.minutes,
                     FIRST_STEP[device.kind])
         _go(hour, steps)
         code = _conclude(folder, kit, result, work, steps, hour.told)
+    except KeyboardInterrupt:
+        say_error(f"ended by {signal.Signals(came[0]).name}; what was done is kept in {work.folder}, and the same "
+                  f"command goes on where it stopped")
+        return 128 + came[0]
     finally:
         work.close()
     if came:
         say_error(f"ended by {signal.Signals(came[0]).name}; the same command goes on where it stopped")
         return 128 + came[0]
     if code is None:
-        raise DbnetError(f"nothing was recorded, so there is no result: {'; '.join(hour.told)}")
+        more = f" (and {len(hour.told) - 1} more, above)" if len(hour.told) > 1 else ""
+        raise DbnetError(f"nothing was recorded, so there is no result: {hour.told[0] if hour.told else ''}{more}")
     return code if code or not hour.broken else 3
 
 
@@ -137,7 +146,7 @@ def _conclude(folder: Path, kit: dict[str, Any], result: Path, work: Work, steps
     runs, notes = write_result(result, work, steps, kit, told)
     if not runs:
         return None
-    return _report(runs, read_traces(folder / REFERENCE), [*notes, *told], result)
+    return _report(runs, read_traces(folder / REFERENCE), [*notes, *told], result, kit.get("options", []))
 
 
 def _go(hour: Hour, steps: Sequence[Step]) -> None:
@@ -145,6 +154,8 @@ def _go(hour: Hour, steps: Sequence[Step]) -> None:
         hour.run(steps)
     except KeyboardInterrupt:
         say_error("ending")
+    except DbnetError as error:  # what was done before must come into the result
+        hour.stopped(str(error))
     finally:
         hour.close()
 
@@ -154,9 +165,19 @@ def _result(folder: Path, kit: dict[str, Any], args: argparse.Namespace) -> Path
     result: Path = args.out if args.out is not None else folder / RESULT
     if result.exists() and any((folder / name).resolve() == result.resolve() for name in (*kit["files"], "kit.json")):
         raise DbnetError(f"{result}: is a file of this kit; name another --out")
-    ours = is_trace(result) and result.with_name(f"{result.name}.work").is_dir()
+    ours = is_trace(result) and work_of(result).is_dir()
     check_target(result, force=args.force or ours or args.preflight)
     return result.absolute()
+
+
+def _check_work(result: Path, kit: dict[str, Any], identity: dict[str, Any], force: bool) -> None:
+    """Raises DbnetError if the work so far is of something else: it must not be learnt when the hour has begun."""
+    if work_of(result).exists():
+        work = Work(result, kit["digest"])
+        try:
+            work.other(identity, force)
+        finally:
+            work.close()
 
 
 def _check_time(minutes: float, device: Device) -> None:
@@ -166,17 +187,19 @@ def _check_time(minutes: float, device: Device) -> None:
                          f"may take {told_seconds(least)}; give more, nothing was started")
 
 
-def _preflight(kit: dict[str, Any], folder: Path, result: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _preflight(kit: dict[str, Any], folder: Path, result: Path, args: argparse.Namespace,
+               until: float) -> dict[str, Any]:
     device: Device = args.device
     text = "cpu" if device.kind == "cpu" else f"{device.kind}:{device.index}"
-    checks, identity = kit_preflight.look(kit, folder, result, device, text, args.any_cann, os.environ)
+    checks, identity = kit_preflight.look(kit, folder, result, device, text, args.any_cann, os.environ, until)
     for check in [*checks, *kit_preflight.settings_told(device.kind, args.jit_level)]:
         say(f"  {check.name:10}{check.told}{'   <- not like this' if check.problem else ''}")
     kit_preflight.refuse(checks)
     return identity | {"jit_level": args.jit_level}
 
 
-def _report(runs: dict[str, Trace], reference: dict[str, Trace], notes: Sequence[str], result: Path) -> int:
+def _report(runs: dict[str, Trace], reference: dict[str, Trace], notes: Sequence[str], result: Path,
+            options: Sequence[str]) -> int:
     """Prints the verdict; 1 if it is negative."""
     say("")
     found = judged(runs, reference)
@@ -189,11 +212,11 @@ def _report(runs: dict[str, Trace], reference: dict[str, Trace], notes: Sequence
             say(f"{name:14} {told_timing(run.about['timing'])}")
         if "repeated" in run.about:
             same, different = (run.about["repeated"][key] for key in ("same", "different"))
-            say(f"{name:14} again in another process: {len(same)} images with the same bits"
-                  + (f", {len(different)} with others ({', '.join(different[:3])})" if different else ""))
-    for note in notes:
+            say(f"{name:14} again in another process: {counted(same)} with the same bits"
+                + (f", {counted(different)} with others ({', '.join(different[:3])})" if different else ""))
+    for note in [*notes, *unchanged(runs)]:
         say(f"note: {note}")
     size = result.stat().st_size / 1e6
-    say(f"{result}: {size:.1f} MB to carry back; at home: dbnet compare {result.name}:RUN MODEL, RUN one of "
-          f"{', '.join(runs)}")
+    say(f"{result}: {size:.1f} MB to carry back; at home, RUN one of {', '.join(runs)}: "
+        f"dbnet compare {shlex.quote(result.name)}:RUN MODEL --images IMAGES{told_options(options)}")
     return 0 if all(one.passed for one in found) else 1

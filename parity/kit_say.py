@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 
 
 def prepare() -> None:
@@ -20,6 +22,11 @@ def say(line: str) -> None:
 def say_error(line: str) -> None:
     """On standard error, with the program's name."""
     _put(f"run.py: {line}", 2)
+
+
+def told_options(options: Sequence[str]) -> str:
+    """What a kit was made with, to type once more after a command."""
+    return "".join(f" {shlex.quote(option)}" for option in options)
 
 
 def _put(line: str, handle: int) -> None:

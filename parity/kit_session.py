@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from dbnet.errors import short
 
 #: What it runs. The copies come before whatever lies in the working folder.
 PROGRAM = "import sys; sys.path[0] = sys.argv.pop(1); from parity.kit_worker import main; main()"
 #: Seconds that a process has to end when it is told to.
-PATIENCE = 30.0
+PATIENCE, LEAST_PATIENCE = 30.0, 1.0
+#: Seconds after which it is looked whether the process still lives, and which its last answer has to arrive.
+SLICE, ARRIVING = 1.0, 0.5
+#: Bytes at the end of what it printed, to quote its last line from.
+TAIL = 4096
 
 
 class GoneError(Exception):
@@ -32,15 +40,22 @@ class LateError(GoneError):
 
 
 class Session:
-    """A worker (`parity.kit_worker`), started in the kit's folder with a job. log: where what it prints goes."""
+    """A worker (`parity.kit_worker`), started in the kit's folder with a job. log: where what it prints goes; None: it
+    is kept for its last line only. Raises GoneError if it cannot be started.
+    """
 
-    def __init__(self, kit: Path, job: dict[str, Any], log: Path):
-        self._log = log
+    def __init__(self, kit: Path, job: dict[str, Any], log: Path | None):
+        self._log, self._ended = log, False
         command = [sys.executable, "-B", "-c", PROGRAM, str(kit / "lib"), json.dumps(job)]
-        with log.open("ab") as stream:
-            # A session of its own: ^C is for the one that keeps the books, which then ends this one.
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-                                             start_new_session=True)
+        try:
+            self._printed: IO[bytes] = tempfile.TemporaryFile() if log is None else log.open("a+b")  # noqa: SIM115
+            self._from = self._printed.seek(0, os.SEEK_END)
+            # A session of its own: ^C is for the one that keeps the books, which then ends this one, and whatever this
+            # one has started.
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                             stderr=self._printed, start_new_session=True)
+        except OSError as error:
+            raise GoneError(f"its process could not be started ({error.strerror})") from error
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         threading.Thread(target=self._pump, daemon=True).start()
 
@@ -54,26 +69,50 @@ class Session:
                 assert self._process.stdin is not None
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
                 self._process.stdin.flush()
-            line = self._lines.get(timeout=max(until - time.monotonic(), 0.0))
+            line = self._answer(until)
         except queue.Empty:
             self.end()
             raise LateError("the time was up") from None
         except BrokenPipeError:
             line = None
-        if line is None:
+        if line is None or not line.endswith(b"\n"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(SLICE)
+            self.end()
             raise GoneError(self._how())
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def end(self, kindly: bool = False) -> None:
-        """Ends it; `kindly`: lets it close the device first."""
-        if kindly and self._process.poll() is None and self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
-                self._process.stdin.close()
-                self._process.wait(PATIENCE)
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+    def _answer(self, until: float) -> bytes | None:
+        """None if it has ended. A child of it, a compiler's, can hold the pipe open for long after. Raises queue.Empty
+        when the time is up."""
+        while True:
+            left = max(until - time.monotonic(), 0.0)
+            try:
+                return self._lines.get(timeout=min(left, SLICE))
+            except queue.Empty:
+                if left <= SLICE:
+                    raise
+            if self._process.poll() is not None:
+                try:
+                    return self._lines.get(timeout=ARRIVING)
+                except queue.Empty:
+                    return None
+
+    def end(self, kindly: bool = False, patience: float = PATIENCE) -> None:
+        """Ends it and its children; `kindly`: lets it close the device first, for `patience` seconds."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if kindly and self._process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                    self._process.stdin.close()
+                    self._process.wait(patience)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _pump(self) -> None:
         assert self._process.stdout is not None
@@ -82,10 +121,13 @@ class Session:
         self._lines.put(None)
 
     def _how(self) -> str:
-        """In which way it has ended, and where to read more."""
+        """In which way it has ended, what it said last, and where to read more."""
         code = self._process.wait()
+        size = os.fstat(self._printed.fileno()).st_size
+        tail = os.pread(self._printed.fileno(), TAIL, max(size - TAIL, self._from)).decode(errors="replace").split("\n")
+        last = next((f", {short(line.strip())}" for line in reversed(tail) if line.strip()), "")
         try:
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         except ValueError:
             name = f"signal {-code}"
-        return f"its process ended ({name}; what it said is in {self._log})"
+        return f"its process ended ({name}{last}{f'; all that it said is in {self._log}' if self._log else ''})"

@@ -19,11 +19,18 @@ from parity.kit_plan import MODES, Step
 VERSION = 1
 
 
+def work_of(result: Path) -> Path:
+    """Where the work for a result lies."""
+    return result.with_name(f"{result.name}.work")
+
+
 class Work:
-    """folder: of everything so far. Belongs to one kit and one result, and to one process at a time."""
+    """folder: of everything so far. Belongs to one kit and one result, and to one process at a time. notes: what a
+    reader should know of it."""
 
     def __init__(self, result: Path, kit: str):
-        self.folder = result.with_name(f"{result.name}.work")
+        self.folder = work_of(result)
+        self.notes: list[str] = []
         self._lock = self._locked()
         try:
             self._belong(kit)
@@ -31,22 +38,40 @@ class Work:
             self.close()
             raise
 
-    def begin(self, identity: dict[str, Any]) -> list[str]:
-        """Forgets what was run elsewhere or by something else than `identity` says; says of what, a line each."""
-        told = []
-        for mode in MODES:
-            path = self.folder / mode / "of.json"
-            before = self._read(path)
-            if before == identity:
-                continue
-            if (path.parent).exists():
-                apart = [f"{name} was {(before or {}).get(name)} and is {value}" for name, value in identity.items()
-                         if (before or {}).get(name) != value]
-                told.append(f"{mode}: begins again, {', '.join(apart) or 'it was run otherwise'}")
-                shutil.rmtree(path.parent)
-            path.parent.mkdir()
-            self._write(path, identity)
-        return told
+    def begin(self, identity: dict[str, Any], force: bool = False) -> list[str]:
+        """Takes the work for what `identity` says: device, versions, threads. The lines to tell.
+
+        Raises DbnetError, and changes nothing, if it holds what was run otherwise; `force` forgets that.
+        """
+        other = self.other(identity, force)
+        try:
+            for mode in other:
+                shutil.rmtree(self.folder / mode)
+            for mode in MODES:
+                (self.folder / mode).mkdir(exist_ok=True)
+                self._write(self.folder / mode / "of.json", identity)
+        except OSError as error:
+            raise DbnetError(f"{self.folder}: cannot be written ({error.strerror}); name another --out") from error
+        again = [f"{mode}: begins again, {_apart(before or {}, identity)}" for mode, before in other.items()]
+        return self.notes + again
+
+    def other(self, identity: dict[str, Any], force: bool = False) -> dict[str, dict[str, Any] | None]:
+        """The modes in which something was run otherwise, and how. Raises DbnetError for any, unless `force`."""
+        other: dict[str, dict[str, Any] | None]
+        other = {mode: before for mode in MODES if (before := self._read(self.folder / mode / "of.json")) != identity
+                 and self._holds(mode)}
+        if other and not force:
+            mode, before = next(iter(other.items()))
+            whose = (f"{before.get('device')}, MindSpore {before.get('mindspore')} ({_apart(before, identity)})"
+                     if before else f"nobody knows what ({self.folder / mode / 'of.json'} is damaged)")
+            raise DbnetError(f"{self.folder}: holds work of {whose}; nothing was started; name another --out, or "
+                             f"--force to begin again")
+        return other
+
+    def _holds(self, mode: str) -> bool:
+        """Whether anything was done in a mode."""
+        folder = self.folder / mode
+        return folder.is_dir() and any(path.name != "of.json" and path.name[0] != "." for path in folder.glob("*.json"))
 
     def path(self, step: Step, suffix: str) -> Path:
         """Of a step's file."""
@@ -90,10 +115,12 @@ class Work:
             raise DbnetError(f"{self.folder}: cannot be written ({error.strerror}); name another --out") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
             raise DbnetError(f"{self.folder}: another run.py is at work there; wait for it, or name another "
                              f"--out") from error
+        except OSError as error:  # a file system without locks
+            self.notes.append(f"note: {self.folder} cannot be locked ({error.strerror}); start no second run.py there")
         return lock
 
     @staticmethod
@@ -109,3 +136,9 @@ class Work:
     def _write(path: Path, data: dict[str, Any]) -> None:
         with replacing(path) as (stream, _temporary):
             stream.write(json.dumps(data, sort_keys=True).encode())
+
+
+def _apart(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two runs were made otherwise."""
+    return ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in {**now, **before}
+                     if before.get(name) != now.get(name))

@@ -29,6 +29,8 @@ from parity.trace_statistics import sha256_of
 
 #: PR_SET_PDEATHSIG of Linux.
 _DIE_WITH_PARENT = 1
+#: What the import of a MindSpore raises whose libraries or CANN do not fit.
+_IMPORTING = (ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError)
 
 
 def main() -> None:
@@ -43,6 +45,10 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(job["parent"])
+    problem = _import_problem()
+    if problem is not None:
+        answer(problem)
+        return
     try:
         serve: Callable[[dict[str, Any]], dict[str, Any]]
         if job["do"] == "preflight":
@@ -56,8 +62,17 @@ def main() -> None:
             answer(_told(serve, json.loads(line)))
     except DbnetError as error:
         answer({"error": str(error)})
-    except ImportError as error:
-        answer({"error": f"MindSpore does not import: {short(error)}"})
+
+
+def _import_problem() -> dict[str, Any] | None:
+    """Why MindSpore does not import, None if it does. absent: it is not installed here."""
+    try:
+        import mindspore  # noqa: F401
+    except _IMPORTING as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "mindspore"
+        return {"error": f"MindSpore does not import: {short(str(error).strip() or type(error).__name__)}",
+                "absent": absent}
+    return None
 
 
 def _told(serve: Callable[[dict[str, Any]], dict[str, Any]], order: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +170,7 @@ def traced_image(entry: dict[str, Any]) -> TracedImage:
 
 
 def _preflight(job: dict[str, Any]) -> dict[str, Any]:
-    """What only MindSpore knows: its version, and whether it has the device. Raises ImportError without it."""
+    """What only MindSpore knows: its version, and whether it has the device."""
     import mindspore as ms
 
     from dbnet.running import driver_version, parse_device
@@ -169,10 +184,27 @@ def _preflight(job: dict[str, Any]) -> dict[str, Any]:
             with compat.quiet():
                 told["chip"] = compat.device_name(device)
                 if not ms.device_context.ascend.is_available():
-                    return told | {"device": "its package finds no Ascend plugin that loads"}
+                    why = _plugin_problem()
+                    return told | {"device": "its package finds no Ascend plugin that loads" + (f" ({why})" if why
+                                                                                                else "")}
                 count = ms.device_context.ascend.device_count()
                 if device.index >= count:
-                    return told | {"device": f"there are {count}, so the last is Ascend:{count - 1}"}
+                    there = f"there {'is' if count == 1 else 'are'} {count}"
+                    return told | {"device": f"{there}, so the last is Ascend:{count - 1}"}
     except (DbnetError, RuntimeError, ValueError) as error:
         told["device"] = compat.first_sentence(error.__cause__ or error)
+        if device.kind == "ascend" and (why := _plugin_problem()):
+            told["device"] += f" ({why})"
     return told
+
+
+def _plugin_problem() -> str | None:
+    """Why MindSpore's own libraries for Ascend could not be loaded, by a part that no document promises; None if it is
+    mute."""
+    try:
+        from mindspore._c_expression import MSContext
+        lines = str(MSContext.get_instance().load_plugin_error()).splitlines()
+    except (ImportError, AttributeError, RuntimeError, TypeError):
+        return None
+    # Of several libraries the first is the one that the others wait for.
+    return next((short(line.strip().rstrip(".")) for line in lines if line.strip()), None)

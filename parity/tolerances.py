@@ -67,7 +67,7 @@ TOLERANCES: dict[tuple[str, str, bool], Tolerances] = {
     ("cuda", "float32", False): Tolerances(3e-5, 6e-5, 1e-4, 1e-3, True),
     # HF32 off and precision_mode must_keep_origin_dtype. Not run by us.
     ("ascend", "float32", False): Tolerances(1e-3, 2e-3, 5e-3, 5e-2, False),
-    # What CANN does by default: convolutions in HF32, whose error comes on top of the row before.
+    # What CANN does to float32 unless told otherwise: convolutions in HF32, whose error comes on top of the row before.
     ("ascend", "float32", True): _HF32,
     # TF32 has a bit less than HF32.
     ("cuda", "float32", True): Tolerances(1e-2, 6e-3, 8e-2, 8e-1, False),
@@ -96,13 +96,16 @@ def tolerances(device: str, precision: str = "float32", hf32: bool = False) -> T
 def tolerances_of(environment: Mapping[str, Any]) -> Tolerances:
     """The row for how a runner has computed, as its `environment()` tells. Raises DbnetError.
 
-    An Ascend precision mode that takes a shorter type counts as that type, and the device's defaults as HF32.
+    An Ascend precision mode that takes a shorter type counts as that type, and so does its default: `force_fp16` in
+    MindSpore 2.5 to 2.7, `allow_fp32_to_fp16` on the first Atlas.
     """
     precision, mode = str(environment.get("precision") or "float32"), str(environment.get("precision_mode") or "")
-    if precision == "float32" and ("fp16" in mode or mode == "allow_mix_precision"):
+    device = str(environment.get("device") or "cpu")
+    unsaid = mode == "default" and device.lower().startswith(("ascend", "npu"))
+    if precision == "float32" and (unsaid or "fp16" in mode or mode == "allow_mix_precision"):
         precision = "fp16"
     elif precision == "float32" and "bf16" in mode:
         precision = "bf16"
     precision = "float32" if precision in ("float64", "the file's own") else precision
     short = any(environment.get(name) not in (None, False) for name in ("hf32", "tf32"))
-    return tolerances(str(environment.get("device") or "cpu"), precision, short)
+    return tolerances(device, precision, short)

@@ -153,9 +153,33 @@ def test_runners(run, monkeypatch):
 def test_an_update_keeps_the_runs_of_others(run):
     code, printed = run("--baseline", "b.trace", "--update-baseline", *MODEL, *ONNX)
     assert code == PASSED and "1 kept as they were, since their runner is not run now: candidate-torch" in printed
-    code, printed = run("--baseline", "b.trace", "--update-baseline", *MODEL, *ONNX, "--limit", "1")
-    assert code == PASSED and "1 dropped, since they are of other weights, images" in printed
-    assert list(read_traces(run.folder / "b.trace")) == ["candidate-onnxruntime"]
+    assert list(read_traces(run.folder / "b.trace")) == ["candidate-onnxruntime", "candidate-torch"]
+
+
+def other_weights(folder):
+    weights = converters.load_weights(folder / "m.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] * np.float32(1.5)
+    converters.save_weights(weights, folder / "other.safetensors", spec=SPEC)
+
+
+@pytest.mark.parametrize(("arguments", "why"), [
+    (("--candidate", "other.safetensors", "--images", "photos"),
+     r"is of another model \(sha256 \w{12}, not \w{12}\) with other weights"),
+    ((*MODEL, "--limit", "1"), r"is of other images: 1 missing here \(img_2.png\)"),
+    (("--candidate", "m.safetensors"), "is of other images: 2 missing here"),
+    ((*MODEL, "--pixels", "resize=grid"), "has other pixels: resize ")])
+@pytest.mark.parametrize("runner", ["onnxruntime", pytest.param("torch", marks=pytest.mark.long)])
+def test_an_update_replaces_no_baseline_of_something_else(run, arguments, why, runner):
+    """In the same runner, and in one that the file has no run of."""
+    runs = read_traces(run.folder / "b.trace")
+    write_traces(run.folder / "b.trace", {"candidate-onnxruntime": runs["candidate-onnxruntime"]}, force=True)
+    other_weights(run.folder)
+    before = (run.folder / "b.trace").read_bytes()
+    code, printed = run("--baseline", "b.trace", "--update-baseline", *arguments, "--runner", runner)
+    assert code == FAILED and re.search(f"b.trace {why}.*; remove it, or name another file\n", printed), printed
+    assert (run.folder / "b.trace").read_bytes() == before
+    assert "written" not in printed
 
 
 def test_an_update_that_fails_changes_nothing(run, monkeypatch):
@@ -175,19 +199,16 @@ def test_an_update_that_fails_changes_nothing(run, monkeypatch):
 
 
 def test_something_else_is_an_error_and_no_alarm(run):
-    weights = converters.load_weights(run.folder / "m.safetensors")
-    name = "head.binarize.0.weight" if "head.binarize.0.weight" in weights else next(iter(weights))
-    weights[name] = weights[name] * np.float32(1.5)
-    converters.save_weights(weights, run.folder / "other.safetensors", spec=SPEC)
+    other_weights(run.folder)
     for arguments, why in (
-            (("--candidate", "other.safetensors", "--images", "photos"), "is of another weights: sha256 "),
+            (("--candidate", "other.safetensors", "--images", "photos"), "is of another model (sha256 "),
             ((*MODEL, "--limit", "1"), "is of other images: 1 missing here (img_2.png)"),
             ((*MODEL, "--pixels", "resize=grid"), "has other pixels: "),
             (("--candidate", "m.safetensors"), "is of other images: 2 missing here")):
         code, printed = run("--baseline", "b.trace", *arguments, *ONNX)
         assert code == FAILED and "1 error" in printed and why in printed, printed
         assert "failed" not in printed.splitlines()[-1] and "could not be compared: the baseline " in printed
-        assert "; where that is meant: the same command with --update-baseline" in printed
+        assert "; where that is meant: name another file, or remove this one and record it anew" in printed
 
 
 def spoilt(folder):

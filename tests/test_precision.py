@@ -19,6 +19,7 @@ from dbnet.precision import (
     count_weights,
     kept_layers,
     layers,
+    taken,
 )
 from dbnet.seeded import seeded_images, seeded_weights
 from dbnet.spec import SPECS, STAGES
@@ -213,11 +214,12 @@ def test_both_frameworks_count_the_same(spec):
         opened.run(IMAGES)
         opened.run(IMAGES)
         pair.append(opened.counts)
-    assert set(pair[1]) - set(pair[0]) <= {"neck.fuse.chan_add"}
-    assert set(layers(spec)) <= set(pair[0]) <= set(pair[1])
+    assert set(layers(spec)) | {taken(name) for name in layers(spec)} <= set(pair[0]) == set(pair[1])
     for layer, found in pair[0].items():
         other = pair[1][layer]
-        assert (found.size, found.nonfinite, found.beyond) == (other.size, 0, 0), layer
+        padded = layer.endswith(".taken") and spec.depthwise_padding == "same"
+        assert found.size == other.size or (padded and found.size > other.size), layer
+        assert (found.nonfinite, found.beyond) == (0, 0), layer
         assert found.size % 2 == 0
         assert found.largest == pytest.approx(other.largest, rel=1e-4), layer
         assert abs(found.subnormal - other.subnormal) <= 4 + found.subnormal / 10, layer

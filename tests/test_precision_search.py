@@ -10,6 +10,7 @@ import pytest
 
 import converters
 from converters.load import load_model
+from dbnet.cli.precision_print import verdict
 from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_weights
 from dbnet.spec import PADDLE_PIXELS, SPECS
@@ -150,6 +151,35 @@ def test_a_search_by_sensitivity(tmp_path, photo):
             assert not searcher._meets(fewer, lambda drift: drift.within(searcher.report.goal))
 
 
+def between(values: float = 3e4):
+    """A batch norm's output is beyond fp16, and the convolution that takes it makes it small again."""
+    weights = seeded_weights(SPEC, 7)
+    for leaf in ("gamma", "beta"):
+        weights[f"backbone.layer1.0.bn1.{leaf}"] *= np.float32(values)
+    weights["backbone.layer1.0.conv2.weight"] /= np.float32(values)
+    return weights
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime", pytest.param("torch", marks=pytest.mark.long)])
+def test_the_layer_that_takes_what_overflows_is_needed_too(tmp_path, photo, runner):
+    """It overflows itself only once the one before it is float32."""
+    pytest.importorskip(runner)
+    setup = setup_of(saved(tmp_path, between()), runner=runner)
+    norm, conv = "backbone.layer1.0.bn1", "backbone.layer1.0.conv2"
+    report = examine(setup, photo, goal=0.05)
+    assert [layer.name for layer in report.overflowing] == [norm]
+    assert Searcher(report, photo)._needed() == {norm, conv}
+    kept = examine(setup, photo, keep=[norm], goal=0.05)
+    assert kept.drift.nonfinite or kept.drift.maps.max_abs > 0.05
+    assert [layer.name for layer in kept.overflowing] == [conv]
+    assert kept.overflowing[0].taken_half.beyond > 0 == kept.overflowing[0].weights.beyond
+    [line] = [line for line in verdict(kept, None) if line.startswith(f"overflow: {conv}: ")]
+    assert "values that it takes are beyond 65504 (largest " in line
+    cured = examine(setup, photo, keep=[norm, conv], goal=0.05)
+    assert (cured.overflowing, cured.drift.nonfinite) == ([], 0)
+    assert cured.drift.maps.max_abs < 0.05
+
+
 @pytest.mark.long
 def test_a_sum_that_overflows_is_blamed_on_the_layer_before(tmp_path, photo):
     """Both maps fit, and one of the sums of their pixels does not."""
@@ -209,7 +239,9 @@ def test_the_command_says_that_everything_can_be_half(folder):
     assert told["drift"]["max_abs"] > 0
     assert set(told["drift"]["images"]) == {"img_1.png", "img_2.png"}
     assert told["environments"]["fp16"]["precision"] == "fp16"
-    assert {"layer", "headroom", "float32", "half", "weights"} <= set(told["layers"][0])
+    assert {"layer", "headroom", "float32", "half", "weights", "taken"} <= set(told["layers"][0])
+    assert "2 images" in done.stdout and "goes to zero in head.sigmoid: 0)" not in done.stdout
+    assert [row["has_weights"] for row in told["layers"] if row["layer"] in (CONV, "head.sigmoid")] == [True, False]
 
 
 @pytest.mark.long
@@ -242,6 +274,7 @@ def test_the_command_advises(folder):
     (("--precision", "float32"), 2, "float32"),
     (("--runner", "mindspore"), 2, "mindspore"),
     (("--goal", "0"), 2, "--goal"),
+    (("--goal", "nan"), 2, "--goal"),
     (("--keep-float32", ","), 2, "no name"),
     (("--keep-float32", "head.segm.9"), 3, "no layer 'head.segm.9'"),
     (("--protocol", "rrc"), 2, "--protocol means nothing"),

@@ -13,7 +13,7 @@ from torch import nn
 
 from dbnet.errors import DbnetError, short
 from dbnet.parameters import parameters
-from dbnet.precision import FORMATS, SIGMOID, Counts, HalfFormat, always_float32, kept_layers
+from dbnet.precision import FORMATS, SIGMOID, Counts, HalfFormat, always_float32, kept_layers, taken
 from dbnet.running import (
     Device,
     DeviceKind,
@@ -35,6 +35,9 @@ _KINDS: dict[str, DeviceKind] = {"cpu": "cpu", "cuda": "gpu", "npu": "ascend"}
 _TYPES = {"float32": torch.float32, "float64": torch.float64, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Modules whose outputs are no selection of their inputs' values, but for the convolutions and norms.
 _COMPUTING = (nn.Sigmoid, nn.Hardswish, HardSigmoid, SqueezeExcite, SqueezeExciteConv, ResidualSqueeze)
+#: Layers that take what no module gives, and its name.
+_AFTER = {"neck.fuse.chan_att.0": "neck.fuse.chan_mean", "neck.fuse.spat_att.0": "neck.fuse.spat_mean",
+          "neck.fuse.scale_att.0": "neck.fuse.spat_add"}
 
 
 class TorchRunner:
@@ -44,7 +47,8 @@ class TorchRunner:
     threads: of this process's CPU operators; default torch's own choice. precision: `float64` is the referee; its
     stages come as float64. `fp16`, `bf16`: weights, images and maps in that type, stages as float32; the layers of
     keep_float32 (or modules that hold them) and deformable convolutions stay float32, and an operator without weights
-    takes the wider type. counts: layer -> what its outputs were, once `count` was called. Raises DbnetError for a
+    takes the wider type. counts: layer -> what its outputs were, `taken(layer)` -> what it took, once
+    `count` was called. Raises DbnetError for a
     device that is not there, and for weights that are not the spec's.
     """
 
@@ -153,10 +157,6 @@ def choose_device(text: str | None) -> torch.device:
                          f"kind: it needs {needs}; or use --device cpu")
     return torch.device(next(name for name, kind in _KINDS.items() if kind == wanted.kind), wanted.index)
 
-#: Layers that take what no module gives, and its name.
-_AFTER = {"neck.fuse.chan_att.0": "neck.fuse.chan_mean", "neck.fuse.spat_att.0": "neck.fuse.spat_mean",
-          "neck.fuse.scale_att.0": "neck.fuse.spat_add"}
-
 
 # Half precision -------------------------------------------------------------------------------------------------------
 
@@ -183,29 +183,36 @@ def _watch(name: str, module: nn.Module, record: Callable[[str, torch.Tensor], N
     def output(called: str) -> None:
         module.register_forward_hook(lambda _module, _inputs, value: record(called, value))
 
-    def taken(called: str) -> None:
-        module.register_forward_pre_hook(lambda _module, inputs: record(called, inputs[0]))
+    def takes(called: str) -> None:  # before the hook that shortens it
+        module.register_forward_pre_hook(lambda _module, inputs: record(called, inputs[0]), prepend=True)
 
     if name.startswith("head.thresh"):
         return
     if _has_weights(name, module) or isinstance(module, _COMPUTING):
         output(name.removesuffix(".0") if name.endswith(".layers.2.0") else name)
+    if _has_weights(name, module):
+        takes(taken(name))
     if isinstance(module, InvertedResidual) and module.residual:
         output(f"{name}.add")
     if isinstance(module, BasicBlock | Bottleneck):
         module.relu.register_forward_pre_hook(_last_of(
             2 if isinstance(module, BasicBlock) else 3, lambda value: record(f"{name}.add", value)))
     if isinstance(module, AdaptiveScaleFusion):
+        if module.chan_att is not None:
+            kept: list[torch.Tensor] = []
+            module.conv.register_forward_hook(lambda _module, _inputs, value: kept.append(value))
+            module.chan_att.register_forward_hook(
+                lambda _module, _inputs, value: record(f"{name}.chan_add", value + kept.pop()))
         for i in range(4):
             module.register_forward_hook(
                 lambda _module, _inputs, value, i=i: record(f"{name}.weigh.{i}", value.chunk(4, 1)[i]))  # type: ignore[misc]
     parent, _, last = name.rpartition(".")
     if parent in ("neck.out", "neck.inp_conv") and last != "3":
-        taken(f"neck.add.{last}")
+        takes(f"neck.add.{last}")
     elif last == "conv_reduce" or (parent.endswith(".se_block") and last == "conv1"):
-        taken(f"{parent}.mean")
+        takes(f"{parent}.mean")
     elif name in _AFTER:
-        taken(_AFTER[name])
+        takes(_AFTER[name])
 
 
 def _last_of(calls: int, record: Callable[[torch.Tensor], None]) -> Callable[..., None]:

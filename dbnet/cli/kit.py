@@ -20,7 +20,7 @@ from dbnet.errors import DbnetError
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
 @click.option("--runner", type=RunnerType(), help="Who makes the reference, on this CPU.  [default: mindspore, or the "
                                                   "next that is installed]")
-@click.option("--force", is_flag=True, help="Replace a kit, if no results are in it.")
+@click.option("--force", is_flag=True, help="Replace a kit, if nothing else is in it: no results, no files of yours.")
 @source_options
 def kit(model: Path, images: tuple[str, ...], out: Path, recursive: bool, limit: int | None, runner: str | None,
         force: bool, options: Any) -> None:
@@ -46,4 +46,4 @@ def kit(model: Path, images: tuple[str, ...], out: Path, recursive: bool, limit:
     click.echo(f"{out}: {model.name}, {made.images} image{'s'[:made.images != 1]}, {size}; kit {made.digest[:16]}; "
                f"reference by {made.runner}")
     click.echo("there: python run.py --preflight, then python run.py --minutes 50; before that here: "
-               "python run.py --rehearse")
+               "python run.py --rehearse --out rehearsal.trace")

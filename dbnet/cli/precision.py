@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 RUNNERS = ("torch", "onnxruntime")
 
 
+def _number(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """NaN is in every range of click's, for it is not outside."""
+    if value != value:
+        raise click.BadParameter("nan is no number; give one from 0 to 1")
+    return value
+
+
 @click.command()
 @click.argument("model", type=PathArgument)
 @click.option("--images", multiple=True, required=True, metavar="IMAGE|FOLDER|GLOB",
@@ -34,8 +41,8 @@ RUNNERS = ("torch", "onnxruntime")
 @click.option("--recursive", "-r", is_flag=True, help="Look in the folders below --images too.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
 @click.option("--precision", "precision_", type=click.Choice(["fp16", "bf16"]), default="fp16", show_default=True)
-@click.option("--goal", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True, metavar="P",
-              help="Largest difference in probability that is taken for none.")
+@click.option("--goal", type=click.FloatRange(0, 1, min_open=True), callback=_number, default=1e-3, show_default=True,
+              metavar="P", help="Largest difference in probability that is taken for none.")
 @click.option("--search/--no-search", default=True, show_default=True,
               help="Look for the layers that have to stay float32, where half precision changes something.")
 @keep_float32_option
@@ -78,7 +85,8 @@ def precision(model: Path, precision_: Any, json_path: str | None, **given: Any)
     if not report.fine:
         raise click.exceptions.Exit(1)
     if failed := [*inputs.refused, *report.drift.maps.failed]:
-        raise DbnetError(f"the same on {len(report.drift.maps.images)} images, but {len(failed)} failed, the reasons "
+        done = len(report.drift.maps.images)
+        raise DbnetError(f"the same on {done} image{'' if done == 1 else 's'}, but {len(failed)} failed, the reasons "
                          f"stand above")
 
 

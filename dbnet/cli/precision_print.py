@@ -45,9 +45,9 @@ def _layers(report: PrecisionReport) -> None:
                  f"Inf, NaN in {form.name}"), [_row(layer, report) for layer in told], right=range(1, 9))
     if hidden := len(report.layers) - len(told):
         lost = max(report.layers, key=lambda one: one.float32.flushed / max(one.float32.size, 1))
-        share = f"the largest share of values goes to zero in {lost.name}: " \
-                f"{_share(lost.float32.flushed, lost.float32.size)}" if lost.float32.flushed else "none loses a value to zero"
-        click.echo(f"({hidden} more, all in the JSON; {share})")
+        share = (f"the largest share of values goes to zero in {lost.name}: "
+                 f"{_share(lost.float32.flushed, lost.float32.size)}")
+        click.echo(f"({hidden} more, all in the JSON; {share if lost.float32.flushed else 'no value goes to zero'})")
 
 
 def _row(layer: LayerCounts, report: PrecisionReport) -> tuple[str, ...]:
