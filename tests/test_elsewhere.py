@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import gc
 import json
@@ -17,6 +18,7 @@ import converters
 from converters.load import SourceOptions, load_model
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
+from dbnet.extras import installed
 from dbnet.portable import closure
 from dbnet.precision import FORMATS
 from dbnet.record import Record
@@ -27,7 +29,7 @@ from evaluation.elsewhere import Worker
 from evaluation.elsewhere_onnx import ElsewhereSession, OnnxRuntimeElsewhere
 from evaluation.half import open_half
 from evaluation.onnx_runner import OnnxRuntimeRunner
-from evaluation.runners import RUNNERS, open_runner
+from evaluation.runners import open_runner
 from parity.staged import open_staged
 from parity.whole import title_of
 from tests import opaque_models
@@ -58,12 +60,26 @@ def photo(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_worker():
-    """For all tests, of each framework: starting one takes seconds, and test_elsewhere_ends.py starts many."""
-    with pytest.MonkeyPatch.context() as patch:
+    """For all tests, of each framework: starting one takes seconds, and test_elsewhere_ends.py starts many. One thread
+    here and there: torch's digits hang on their number, and other tests of this process may have set it."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setenv("OMP_NUM_THREADS", "1")
         started = functools.cache(Worker)
         for module in (runners, elsewhere_onnx):
             patch.setattr(module, "Worker", started)
         yield
+
+
+@contextlib.contextmanager
+def one_thread():
+    if not installed("torch"):
+        yield
+        return
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def there(name: str) -> str:
@@ -244,7 +260,7 @@ def test_compare_with_another_environment(models, photo):
 # What the other interpreter needs -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RUNNERS)
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", pytest.param("mindspore", marks=pytest.mark.long)])
 def test_an_environment_with_nothing_of_ours(name, models, tmp_path):
     """NumPy and the framework, in a folder with a blank. (MindSpore's own digits here: a long case above.)"""
     there(name)
