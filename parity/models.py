@@ -18,7 +18,6 @@ from dbnet.extras import installed
 from dbnet.pixel_formats import pixel_causes
 from dbnet.preprocess import prepare
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
-from evaluation.compare_maps import TOLERANCE
 from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
 from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
@@ -271,7 +270,7 @@ def wider(*sides: StagedModel) -> Tolerances:
 
 def map_tolerance(*sides: StagedModel) -> float:
     """Of the probabilities of whole images, absolute."""
-    return max(TOLERANCE, wider(*sides).on_whole_images().probability)
+    return wider(*sides).on_whole_images().probability
 
 
 def _exact(reference: StagedModel, images: np.ndarray) -> Maps:

@@ -20,8 +20,8 @@ from dbnet.spec import TRAINING_STAGES
 #: most 320 x 480 px. Of three photographs at 1088 x 1952 px, the trained MobileNetV3: ONNX Runtime is up to 1.8e-5 from
 #: torch in features, 2.1e-5 in logits and 3.8e-5 in probability, MindSpore 2.4e-6, 2.0e-6 and 3.0e-6.
 WHOLE_IMAGES = 5
-#: The same of the probability, for which boxes are the judge: 200 photographs, 7.3e-5 at most.
-WHOLE_MAPS = 2
+#: Of the probability on whole photographs at least: 7.3e-5 is the most of 200 of them, and boxes are the judge.
+WHOLE_MAPS = 1e-4
 #: Probabilities below say no text: errors of a map without any are not measured by its largest value.
 LEAST = 0.1
 
@@ -48,7 +48,7 @@ class Tolerances:
         """The row for the worst of many photographs at their full size: see `WHOLE_IMAGES`."""
         features, logits, binary = (min(1.0, WHOLE_IMAGES * limit) for limit in (
             self.features, self.logits, self.binary))
-        return Tolerances(features, logits, min(1.0, WHOLE_MAPS * self.probability), binary, self.measured)
+        return Tolerances(features, logits, max(WHOLE_MAPS, self.probability), binary, self.measured)
 
 
 # What a format alone does, three times the worst of the simulation. HF32 has 12 bits (one of them hidden) in what is
