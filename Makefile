@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON ?=
 MINDSPORE_OLD ?= 2.7.0
+RUNTIMES ?= .venv-runtimes
 RUN := $(VENV)/bin/python -m
 PARITY := --require mindspore,torch,onnxruntime
 PYTEST_ARGS ?=
@@ -12,7 +13,7 @@ FILES ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-versions test-interop fuzz lint bench clean check-python
+.PHONY: help demo test test-full test-versions test-interop test-runtimes runtimes fuzz lint bench clean check-python
 
 help:  ## this list
 	@echo "make [TARGET] [PYTHON=python3.11] [VENV=.venv] [PYTEST_ARGS='-k name']"
@@ -32,6 +33,9 @@ test-versions: .venv-mindspore-$(MINDSPORE_OLD)/.complete  ## the proofs on the 
 
 test-interop: .venv-interop/.complete  ## msprobe and Polygraphy themselves, on files of `dbnet interop`
 	$(<D)/bin/python -m pytest tests/test_interop_tools.py -m "" $(PYTEST_ARGS)
+
+test-runtimes: $(VENV)/.complete runtimes  ## exported files in ONNX Runtime 1.15, OpenCV 5 and RapidOCR, each in an environment of its own
+	DBNET_RUNTIMES=$(abspath $(RUNTIMES)) $(RUN) pytest $$(grep -l 'tests.runtimes' tests/*.py) -m "" $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.complete  ## spoilt files over every reader, MINUTES=10 or FILES=100000; SEED=1 for the same ones again
 	$(RUN) tests.fuzzing $(if $(FILES),--files $(FILES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
@@ -85,6 +89,22 @@ $(VENV)/.complete: pyproject.toml constraints.txt | check-python
 .venv-interop/.complete: pyproject.toml constraints.txt | check-python
 	@$(find_python); echo "building $(@D) with $$python"; "$$python" -m venv --clear "$(@D)"
 	$(@D)/bin/python -m pip install --quiet -e '.[all,test,interop]' -c constraints.txt
+	@touch $@
+
+# Runtimes that cannot share our environment: another version of a package that is there already.
+ONNXRUNTIME_OLD := onnxruntime==1.15.1 numpy==1.26.4 opencv-python==4.10.0.84
+OPENCV_NEW := opencv-python==5.0.0.93 numpy==2.4.6
+RAPIDOCR := rapidocr-onnxruntime==1.4.4 onnxruntime==1.32.0 opencv-python==5.0.0.93 numpy==2.4.6
+runtimes: $(RUNTIMES)/onnxruntime-1.15/.complete $(RUNTIMES)/opencv-5/.complete $(RUNTIMES)/rapidocr/.complete
+
+$(RUNTIMES)/onnxruntime-1.15/.complete: PACKAGES = $(ONNXRUNTIME_OLD)
+$(RUNTIMES)/opencv-5/.complete: PACKAGES = $(OPENCV_NEW)
+$(RUNTIMES)/rapidocr/.complete: PACKAGES = $(RAPIDOCR)
+$(RUNTIMES)/%/.complete: private PYTHON := $(or $(PYTHON),python3.11)  # ONNX Runtime 1.15 has no wheel for 3.12
+$(RUNTIMES)/%/.complete: Makefile constraints.txt | check-python
+	@$(find_python); echo "building $(@D) with $$python"; "$$python" -m venv --clear "$(@D)"
+	grep -v -E '^(numpy|onnxruntime|opencv-python)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet $(PACKAGES) -c $(@D)/constraints.txt
 	@touch $@
 
 # A PYTHON that was asked for and cannot do it is told even where an environment stands already.
