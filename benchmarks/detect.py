@@ -36,9 +36,9 @@ BARE = "onnxruntime alone"
 
 
 def detecting(model: Path, inputs: Inputs, threads: int, out: Path, kinds: tuple[str, ...],
-              looks: Looks) -> Callable[[], object]:
+              looks: Looks, framework: str = "onnxruntime") -> Callable[[], object]:
     """All that `dbnet detect` does once the model is open."""
-    runner = open_runner(model, "onnxruntime", stages=("probability",), threads=threads, concurrent=True)
+    runner = open_runner(model, framework, stages=("probability",), threads=threads, concurrent=True)
     pixels, boxes = runner.spec.pixels, runner.spec.boxes
 
     def run() -> None:

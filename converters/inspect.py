@@ -8,6 +8,7 @@ from typing import Any
 
 from converters.backbones import backbone_alone
 from converters.check import WeightReport, identify, weight_map
+from converters.delivery_note import exported
 from converters.dialects import get_dialect
 from converters.formats import read_file
 from converters.graph_reading import GraphReading
@@ -63,7 +64,7 @@ def inspect(path: str | Path, options: SourceOptions | None = None) -> dict[str,
     sha256 = digest(weights) if fits else None
     progress, notes = _training(path, file, options) if fits else (None, file.notes)
     fed = spec if options.pixels is None else pixel_choice(options.pixels).of(spec)
-    notes = [*notes, *graph_notes(reading, record, known, fed)]
+    notes = [*notes, *exported(file.metadata, path, known.spec.pixels), *graph_notes(reading, record, known, fed)]
     if len(parts) > 1:
         notes = [*notes, f"several networks: {', '.join(parts)}; this is {options.part or parts[0]} (--part)"]
     backbone = None if fits else backbone_alone(tensors)

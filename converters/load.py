@@ -11,6 +11,7 @@ import numpy as np
 
 from converters.backbones import backbone_alone
 from converters.check import WeightReport, identify, require_finite, weight_map
+from converters.delivery_note import DELIVERY_KEY, exported
 from converters.dialects import DIALECTS, get_dialect, origin_of
 from converters.formats import read_file
 from converters.graph_reading import GraphReading
@@ -148,7 +149,8 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
     if options.take != "ema":  # the record's digest is of the plain weights
         _require_unedited(record, sha256, path, options)
     changed = changed_spec(known.spec, path, options)
-    notes = [*_notes(file, report, options), *graph_notes(reading, record, known, changed)]
+    notes = [*_notes(file, report, options), *exported(file.metadata, path, known.spec.pixels),
+             *graph_notes(reading, record, known, changed)]
     return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
                        report.subset, record is None, report.dropped, notes, file.release, bool(file.training),
                        bool(reading.semantics), unread=file.unread)
@@ -300,7 +302,8 @@ def _notes(file: TensorFile, report: WeightReport, options: SourceOptions) -> li
         notes += [f"dropped {len(others)} unused tensors ({', '.join(sorted(others)[:3])})"] * bool(others)
     notes += [f"left out {what} ({count})" for what, count in file.training.items()
               if not (what == "EMA copies" and options.take == "ema")]
-    others = [name for name in file.metadata if name != "format"]  # safetensors' "format": the writer's name
+    # safetensors' "format": the writer's name
+    others = [name for name in file.metadata if name not in ("format", DELIVERY_KEY)]
     if others and file.format != "onnx":
         notes.append(f"left out {len(others)} values that are not weights ({', '.join(others[:3])})")
     if report.subset == "inference":

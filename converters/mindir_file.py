@@ -2,8 +2,9 @@
 
 One protocol buffer message `ModelProto`; the weights are its graph's parameters, named `<graph>:<name>`, with their
 bytes in them or, above 1 GiB, in `<file>_variables/data_<n>` beside the file. What the graph computes is read by
-`mindir_semantics`, of which this module only knows where to begin. A record stands in `user_info["dbnet"]`, which
-`mindspore.export(..., custom_func=...)` can fill and MindSpore carries along unread.
+`mindir_semantics`, of which this module only knows where to begin. A record stands in `user_info["dbnet"]`, a delivery
+note in `user_info["dbnet.delivery"]`: `mindspore.export(..., custom_func=...)` can fill these, and MindSpore carries
+them along unread.
 Source: mind_ir.proto of MindSpore 2.10 (`mindspore/train/mind_ir_pb2.py`: field numbers, `TensorProto.DataType`),
 `mindspore/train/serialization.py` (`_save_mindir_together`, `_split_save`).
 """
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from converters.delivery_note import DELIVERY_KEY, DeliveryNote
 from converters.formats import ENCRYPTED_CKPT, detect
 from converters.graph_reading import GraphReading
 from converters.mapped_file import MAX_ENTRIES, MappedFile, add_entry, more_dims, require_room
@@ -93,9 +95,13 @@ def read(path: Path) -> TensorFile:
     except MalformedError as error:
         raise DbnetError(f"{path}: is damaged or no MindIR: {short(error)}; copy it or export it again") from error
 
+    note = model.metadata.pop(DELIVERY_KEY, None)
+    logits = note is not None and DeliveryNote.from_json(note, str(path)).logits
+    notes += ["its own graph gives logits, the weights are the same"] * logits
+
     def read_graph(spec: ModelSpec, names: Mapping[str, str]) -> GraphReading:
         from converters.mindir_semantics import read_semantics
-        return read_semantics(mapped.view, spec, names, str(path))
+        return read_semantics(mapped.view, spec, names, str(path), logits)
 
     def release(array: np.ndarray) -> None:
         for one in (mapped, *outside.opened.values()):
@@ -105,6 +111,19 @@ def read(path: Path) -> TensorFile:
     tensors, training, ema = split_training_state(tensors)
     return TensorFile("mindir", tensors, record, model.metadata, training, notes, ema, release=release,
                       read_graph=read_graph)
+
+
+def texts_of(path: Path) -> dict[str, str]:
+    """Record and delivery note as they stand, by their keys; nothing else is looked at. Raises DbnetError."""
+    mapped = MappedFile(path)
+    found: dict[str, str] = {}
+    try:
+        for number, begin, stop in messages(mapped.view, 0, len(mapped.view)):
+            if number == _USER_INFO:
+                add_entry(found, "user_info", mapped.view, begin, stop)
+    except MalformedError as error:
+        raise DbnetError(f"{path}: is damaged or no MindIR: {short(error)}; copy it or export it again") from error
+    return {key: found[key] for key in (RECORD_KEY, DELIVERY_KEY) if key in found}
 
 
 # The model ------------------------------------------------------------------------------------------------------------

@@ -33,12 +33,14 @@ FIELDS = ("stem_pool", "depthwise_padding", "se_gate", "norm_eps", "offsets", "n
 Pyramid = list[Value]
 
 
-def read_semantics(view: memoryview, spec: ModelSpec, names: Mapping[str, str], where: str) -> GraphReading:
+def read_semantics(view: memoryview, spec: ModelSpec, names: Mapping[str, str], where: str,
+                   logits: bool = False) -> GraphReading:
     """Reads the graph of a .mindir whose weights are those of `spec`, up to FIELDS. names: canonical -> the file's.
+    logits: the file says that it gives these, so that no sigmoid need follow.
 
     Raises DbnetError for a damaged graph, and for one that computes something else with these weights.
     """
-    walk = _Walk(spec, names)
+    walk = _Walk(spec, names, logits)
     try:
         program = read_program(view)
         output, in_short = evaluate(program)
@@ -72,9 +74,9 @@ def _decided(spec: ModelSpec) -> list[str]:
 class _Walk(Maps):
     """The networks, from a layer's output back to its input."""
 
-    def __init__(self, spec: ModelSpec, names: Mapping[str, str]):
+    def __init__(self, spec: ModelSpec, names: Mapping[str, str], logits: bool):
         super().__init__(names)
-        self.spec = spec
+        self.spec, self.logits = spec, logits
 
     def network(self, output: Value) -> None:
         value = self.head(output)
@@ -93,12 +95,17 @@ class _Walk(Maps):
         probability = next((value for value in reached(output) if value.op == "Sigmoid" and self.ends(value.arg(0))),
                            None)
         if probability is None:
-            if any(self.ends(value) for value in outputs):
+            ends = [value for value in outputs if self.ends(value)]
+            if ends and not self.logits:
                 raise OtherNetworkError("no sigmoid follows head.segm.6, so its output is no probability")
-            raise UnreadError("no sigmoid behind head.segm.6 is found in it")
-        if probability not in outputs:
-            self.note("what follows the probability map in its graph is not read")
-        value = self.transposed(probability.arg(0), f"{path}.6")
+            if not ends:
+                raise UnreadError("no sigmoid behind head.segm.6 is found in it")
+            value = ends[0]
+        else:
+            if probability not in outputs:
+                self.note("what follows the probability map in its graph is not read")
+            value = probability.arg(0)
+        value = self.transposed(value, f"{path}.6")
         value = self.norm(self.activation(value, "ReLU", f"{path}.4"), f"{path}.4")
         value = self.transposed(value, f"{path}.3")
         value = self.norm(self.activation(value, "ReLU", f"{path}.1"), f"{path}.1")

@@ -7,7 +7,7 @@ by `onnx_foreign`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,7 +26,7 @@ from dbnet.spec import ModelSpec
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from converters.onnx_graph import Form
+    from converters.onnx_graph import Form, OnnxModel
     from converters.onnx_layers import DeformableForm
 
 _CODES = {dtype.name: code for code, dtype in DTYPES.items()}
@@ -58,9 +58,15 @@ def write(stream: BinaryIO, weights: Weights, spec: ModelSpec, record: str | Non
                         deformable=deformable)
     if change is not None:
         change(model.proto)
+    write_model(stream, model, {RECORD_KEY: record, FORM_KEY: form})
+
+
+def write_model(stream: BinaryIO, model: OnnxModel, texts: Mapping[str, str | None]) -> None:
+    """Writes a graph that is built, which is spent then. texts: what stands beside it, but for None. Raises as `write`.
+    """
     graph = model.proto.graph.SerializeToString()
     model.proto.ClearField("graph")
-    for key, value in ((RECORD_KEY, record), (FORM_KEY, form)):
+    for key, value in texts.items():
         if value is not None:
             model.proto.metadata_props.add(key=key, value=value)
     heads = [_tensor_head(name, array) for name, array in model.initialisers.items()]

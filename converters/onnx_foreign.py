@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from converters.delivery_note import read_delivery
 from converters.dialects import DIALECTS, TORCH, origin_of
+from converters.onnx_front import without_front
 from converters.onnx_match import PLACES, Match, MismatchError, Norm
 from converters.onnx_nodes import NodeGraph, read_nodes
 from converters.onnx_outline import Outline, family_of, read_outline
@@ -85,6 +87,8 @@ def read_foreign(path: Path, record: Record | None = None) -> ForeignModel:
     Raises UnknownNetworkError if the graph is no network that is built here; DbnetError if it is damaged.
     """
     graph, outline = read_nodes(path), read_outline(path)
+    if record is not None and (note := read_delivery(path)) is not None:
+        graph = without_front(graph, note.pixels, record.spec.pixels)
     if outline.locations:  # in a place that no reader looks at, but a runtime does
         raise UnknownNetworkError(f"{path}: keeps tensors in another file (external data), which is not read")
     reader = Reader(graph, RULES)

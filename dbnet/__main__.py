@@ -17,7 +17,7 @@ from dbnet.version import VERSION
 #: command -> (module:function, one line of help). The help stands here so that listing imports nothing.
 COMMANDS = {
     "convert": ("dbnet.cli.convert:convert", "Convert weights between .ckpt, .pth, .onnx and .safetensors."),
-    "export": ("dbnet.cli.export:export", "Write an .onnx for deployment (old opset, no training branch)."),
+    "export": ("dbnet.cli.export:export", "Write a model for a runtime, and compare it there."),
     "inspect": ("dbnet.cli.inspect:inspect", "Say what a weight file holds."),
     "compare": ("dbnet.cli.compare:compare", "Compare two models: stages, causes, boxes, scores; a report."),
     "trace": ("dbnet.cli.trace:trace", "Record what a model computes, for a comparison on another machine."),

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType, ModuleType
@@ -18,7 +19,16 @@ OPTIONAL = {
     "torch": ("torch", "the PyTorch half"),
     "mindspore": ("mindspore", "the MindSpore half"),
     "onnxruntime": ("onnxruntime", "running .onnx files"),
+    "openvino": ("openvino", "running in OpenVINO"),
 }
+#: What a package does without, and must. `import openvino` sends a message to Google Analytics, unless
+#: openvino_telemetry cannot be imported meanwhile.
+_WITHOUT = {"openvino": "openvino_telemetry"}
+
+
+def module_of(framework: str) -> str:
+    """The module of a framework that `--runner` names."""
+    return "cv2" if framework == "opencv" else framework
 
 
 def installed(module: str) -> bool:
@@ -35,11 +45,14 @@ def require(module: str) -> ModuleType:
     Raises DbnetError, naming the extra to install, if it is missing or broken; KeyboardInterrupt if a ^C came
     meanwhile, whatever the package made of it.
     """
+    if module == "mindspore_lite" and not installed(module):
+        raise DbnetError("mindspore_lite is not installed; no package index has it: its wheel comes with MindSpore "
+                         "Lite, for some Pythons on Linux (mindspore.cn/lite, Downloads)")
     extra, purpose = OPTIONAL[module]
     if not installed(module):
         raise DbnetError(f"{module} is not installed, and {purpose} needs it: pip install 'dbnet-parity[{extra}]'")
     try:
-        with _interrupts_stay_interrupts():
+        with _interrupts_stay_interrupts(), _hidden(_WITHOUT.get(module)):
             return importlib.import_module(module)
     except (ImportError, OSError, AttributeError) as error:
         raise DbnetError(f"{module} is installed but does not import ({error}); reinstall it: "
@@ -52,6 +65,19 @@ def onnxruntime_errors(ort: Any) -> tuple[type[Exception], ...]:
     state = vars(ort.capi.onnxruntime_pybind11_state).values()
     own = (kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception))
     return (*own, RuntimeError, ValueError)
+
+
+@contextlib.contextmanager
+def _hidden(module: str | None) -> Iterator[None]:
+    """Nobody can import `module` within, as if it were not installed; unless somebody has already."""
+    hide = module is not None and module not in sys.modules
+    if hide:
+        sys.modules[module] = None  # type: ignore[index, assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            sys.modules.pop(module, None)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -120,6 +120,13 @@ def pixel_choice(text: str) -> PixelChoice:
     return choice
 
 
+def as_choice(pixels: PixelFormat) -> str:
+    """What a user writes for exactly these pixels, whatever the model's own are."""
+    mean, std = ("/".join(map(repr, values)) for values in (pixels.mean, pixels.std))
+    return (f"colour={pixels.colour},mean={mean},std={std},resize={pixels.resize},size={pixels.size[0]}x"
+            f"{pixels.size[1]},ignore_orientation={'true' if pixels.ignore_orientation else 'false'}")
+
+
 def told(pixels: PixelFormat) -> str:
     """For people, in one phrase."""
     stored = " as stored" if pixels.ignore_orientation else ""

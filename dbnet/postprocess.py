@@ -1,12 +1,12 @@
-"""Boxes out: from a probability map to polygons, as MindOCR, PaddleOCR, MhLiao/DB and MMOCR each do it.
+"""Boxes out: from a probability map to polygons, as MindOCR, PaddleOCR, MhLiao/DB, MMOCR and OpenCV each do it.
 
-The rules share one course: binarise, trace contours, simplify (to the smallest rectangle or to a polygon), score, grow
-back (the network was taught shrunken texts), drop what is small. What differs stands in `RULES`. At a box threshold of
-0.6 it decides: one blob scores .725 by MindOCR's rule and .606 by MhLiao's.
+The projects share one course: binarise, trace contours, simplify (to the smallest rectangle or to a polygon), score,
+grow back (the network was taught shrunken texts), drop what is small. What differs stands in `RULES`. At a box
+threshold of 0.6 it decides: one blob scores .725 by MindOCR's rule and .606 by MhLiao's.
 
 Each step is done for all texts of a map before the next one begins, so that NumPy can do what is the same for all.
 The projects go text by text and MindOCR scores before it simplifies; every filter looks at one text alone, so the
-outcome is the same.
+outcome is the same. OpenCV's rule goes its own way after tracing, see `box_opencv`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import starmap
 from typing import NamedTuple, get_args
 
 import cv2
@@ -24,12 +25,23 @@ import numpy as np
 
 from dbnet.box_contours import simplified, text_contours
 from dbnet.box_growing import NOTHING, hulls_of_grown
+from dbnet.box_opencv import quads_of_opencv
 from dbnet.box_rectangles import clockwise, smallest_rectangles
 from dbnet.box_scores import Bounds, Outlines, ScoreFunction, means_of_contours, means_of_outlines, means_of_text
 from dbnet.errors import DbnetError
 from dbnet.geometry import offset, unclip_distances
 from dbnet.sample import Detection
-from dbnet.spec import MHLIAO_BOXES, MINDOCR_BOXES, PADDLE_BOXES, BoxRule, BoxRuleName, BoxType, ScoreMode
+from dbnet.spec import (
+    MHLIAO_BOXES,
+    MINDOCR_BOXES,
+    MMOCR_BOXES,
+    OPENCV_BOXES,
+    PADDLE_BOXES,
+    BoxRule,
+    BoxRuleName,
+    BoxType,
+    ScoreMode,
+)
 
 #: Shortest side of a text's rectangle in pixels of the map, before and after growing.
 MIN_SIDE, MIN_SIDE_GROWN = 3, 5
@@ -46,15 +58,22 @@ GrowFunction = Callable[[Outlines, float, BoxType], tuple[Outlines, Sequence[int
 
 @dataclass(frozen=True)
 class Rule:
-    """Where the projects differ.
-
-    at_threshold: a pixel equal to the binary threshold is text. extra_candidates: contours looked at beyond the limit.
-    rectangles: quads are grown from the smallest rectangle of the contour, not from its simplified polygon. epsilon:
-    tolerance of that polygon, a fraction of the contour's length. grow: for what is grown from polygons.
+    """What is traced. at_threshold: a pixel equal to the binary threshold is text. extra_candidates: contours looked at
+    beyond the limit.
     """
 
     at_threshold: bool
     extra_candidates: int
+
+
+@dataclass(frozen=True)
+class ProjectRule(Rule):
+    """Where the projects differ after it.
+
+    rectangles: quads are grown from the smallest rectangle of the contour, not from its simplified polygon. epsilon:
+    tolerance of that polygon, a fraction of the contour's length. grow: for what is grown from polygons.
+    """
+
     rectangles: bool
     epsilon: float
     score: ScoreFunction
@@ -75,7 +94,8 @@ def boxes_from_map(
     are always scored fast) and `use_dilation`; the other projects have no such choice.
     resized_size: (height, width) of the part of the map that shows the image, default all of it; original_size: of the
     image that the boxes are wanted for, default `resized_size`. Rectangles run from the top left clockwise, coordinates
-    are rounded to whole pixels of that image and clipped to it, all as the project does. MMOCR does none of the three.
+    are rounded to whole pixels of that image and clipped to it, all as the project does. MMOCR does none of the three,
+    OpenCV only rounds, and begins at the bottom left; it has no polygons.
 
     The last digits of the scores, and with them boxes near `box_thresh`, depend on OpenCV's version (`cv2.fillPoly`),
     except MindOCR's. Raises DbnetError for a map, size or threshold out of range, ValueError for an array of another
@@ -116,7 +136,8 @@ def boxes_from_maps(
 
 def default_boxes(rule: BoxRuleName, box_type: BoxType = "quad") -> BoxRule:
     """The published settings of a project: MindOCR's and PaddleOCR's recipes for ICDAR 2015, MhLiao/DB's commands and
-    its fixed ratio for polygons, the defaults of MMOCR's `DBPostprocessor`. Raises DbnetError for another name."""
+    its fixed ratio for polygons, the defaults of MMOCR's `DBPostprocessor` and of OpenCV's `TextDetectionModel_DB`.
+    Raises DbnetError for another name, or polygons of OpenCV."""
     _check_choices(rule, box_type, "fast")
     settings = replace(DEFAULTS[rule], box_type=box_type)
     return replace(settings, unclip_ratio=2.0) if (rule, box_type) == ("mhliao", "poly") else settings
@@ -143,6 +164,9 @@ def _boxes(settings: BoxRule, traced: Traced, resized_size: Size | None, origina
     rule, (probability, bitmap, contours) = RULES[settings.rule], traced
     resized = _checked_size("resized_size", resized_size) or (probability.shape[0], probability.shape[1])
     original = _checked_size("original_size", original_size) or resized
+    if not isinstance(rule, ProjectRule):
+        return list(starmap(Detection, quads_of_opencv(probability, contours, settings.box_thresh,
+                                                       settings.unclip_ratio, resized, original)))
     from_rectangles = settings.box_type == "quad" and rule.rectangles
     contours, bounds, outlines = _rectangles(contours) if from_rectangles else _polygons(contours, rule.epsilon)
     score_of = means_of_contours if from_rectangles and settings.score_mode == "slow" else rule.score
@@ -256,14 +280,15 @@ def _place_unrounded(points: np.ndarray, resized: Size, original: Size) -> np.nd
 #: MindOCR `det_db_postprocess.py`, MhLiao/DB `seg_detector_representer.py`, PaddleOCR `db_postprocess.py`, MMOCR
 #: `db_postprocessor.py` (its DBNet++ and Total-Text configurations set an epsilon of 0.002).
 RULES: dict[str, Rule] = {
-    "mindocr": Rule(True, 0, True, 0.005, means_of_text, _grown_polygons, _place_by_scale),
-    "mhliao": Rule(False, 0, True, 0.002, means_of_outlines, _grown_polygons, _place_by_size),
-    "paddle": Rule(False, 0, True, 0.002, means_of_outlines, _grown_polygons, _place_by_size),
-    "mmocr": Rule(False, 1, False, 0.01, means_of_outlines, _grown_in_mmocr, _place_unrounded),
+    "mindocr": ProjectRule(True, 0, True, 0.005, means_of_text, _grown_polygons, _place_by_scale),
+    "mhliao": ProjectRule(False, 0, True, 0.002, means_of_outlines, _grown_polygons, _place_by_size),
+    "paddle": ProjectRule(False, 0, True, 0.002, means_of_outlines, _grown_polygons, _place_by_size),
+    "mmocr": ProjectRule(False, 1, False, 0.01, means_of_outlines, _grown_in_mmocr, _place_unrounded),
+    "opencv": Rule(False, 0),
 }
 DEFAULTS: dict[str, BoxRule] = {
     "mindocr": MINDOCR_BOXES, "mhliao": MHLIAO_BOXES, "paddle": PADDLE_BOXES,
-    "mmocr": BoxRule("mmocr", "quad", 0.3, 0.3, 1.5, 3000),
+    "mmocr": MMOCR_BOXES, "opencv": OPENCV_BOXES,
 }
 
 
@@ -291,6 +316,9 @@ def _check_choices(rule: str, box_type: str, score_mode: str) -> None:
                               ("score mode", score_mode, get_args(ScoreMode))):
         if name not in names:
             raise DbnetError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
+    if (rule, box_type) == ("opencv", "poly"):
+        raise DbnetError("the box rule 'opencv' gives quads only, as OpenCV's DB API does; choose another rule for "
+                         "polygons")
 
 
 def _checked_size(what: str, size: Size | None) -> Size | None:

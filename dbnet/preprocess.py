@@ -78,15 +78,7 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
     if not all(pixels.std):
         raise DbnetError(f"the pixel format divides by zero: std {pixels.std}")
     height, width = image.shape[:2]
-    resized = _resized_size(height, width, pixels)
-    if not all(resized) and all(pixels.size):
-        raise DbnetError(f"an image of {height} x {width} pixels has too extreme an aspect ratio for the resize rule "
-                         f"{pixels.resize}: it would become {resized[0]} x {resized[1]}; crop it")
-    padded = _padded_size(resized, pixels)
-    check_size(*padded)
-    if math.prod(padded) > MAX_PIXELS:
-        raise DbnetError(f"an image of {height} x {width} pixels would become {padded[0]} x {padded[1]} by the resize "
-                         f"rule {pixels.resize}, more than {MAX_PIXELS} pixels; crop it")
+    resized, padded = input_size(height, width, pixels)
     floats = pixels.resize == "short_side"  # MhLiao/DB resizes floats; the others round to 8 bits again
     if pixels.colour == "RGB":
         image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB)
@@ -101,6 +93,23 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
     target = tensor[0, :, :resized[0], :resized[1]] if after else tensor[0]
     (_normalise_floats if floats else _normalise_bytes)(cv2.split(image), pixels, target)
     return Prepared(tensor, (height, width), resized)
+
+
+def input_size(height: int, width: int, pixels: PixelFormat) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width to which an image of that size is resized, and those of the network's input, in pixels.
+
+    Raises DbnetError if that is a size that no network here takes.
+    """
+    resized = _resized_size(height, width, pixels)
+    if not all(resized) and all(pixels.size):
+        raise DbnetError(f"an image of {height} x {width} pixels has too extreme an aspect ratio for the resize rule "
+                         f"{pixels.resize}: it would become {resized[0]} x {resized[1]}; crop it")
+    padded = _padded_size(resized, pixels)
+    check_size(*padded)
+    if math.prod(padded) > MAX_PIXELS:
+        raise DbnetError(f"an image of {height} x {width} pixels would become {padded[0]} x {padded[1]} by the resize "
+                         f"rule {pixels.resize}, more than {MAX_PIXELS} pixels; crop it")
+    return resized, padded
 
 
 def _resized_size(height: int, width: int, pixels: PixelFormat) -> tuple[int, int]:

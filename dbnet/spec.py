@@ -38,7 +38,7 @@ StepFunction = Literal["paper", "mindocr"]
 Colour = Literal["RGB", "BGR"]
 ResizeRule = Literal["stretch", "keep_ratio_pad", "short_side", "short_side_min", "keep_ratio", "limit_min",
                      "limit_max", "grid", "fit_pad_after"]
-BoxRuleName = Literal["mindocr", "mhliao", "paddle", "mmocr"]
+BoxRuleName = Literal["mindocr", "mhliao", "paddle", "mmocr", "opencv"]
 BoxType = Literal["quad", "poly"]
 ScoreMode = Literal["fast", "slow"]
 
@@ -176,6 +176,8 @@ MINDOCR_BOXES = BoxRule("mindocr", "quad", 0.3, 0.6, 1.5, 1000)
 PADDLE_BOXES = BoxRule("paddle", "quad", 0.3, 0.6, 1.5, 1000)
 MHLIAO_BOXES = BoxRule("mhliao", "quad", 0.3, 0.6, 1.5, 1000)
 MMOCR_BOXES = BoxRule("mmocr", "quad", 0.3, 0.3, 1.5, 3000)
+#: What cv2.dnn.TextDetectionModel_DB starts with; it looks at all contours, OpenCV's tutorial at so many.
+OPENCV_BOXES = BoxRule("opencv", "quad", 0.3, 0.5, 2.0, 200)
 
 _MINDOCR_R50 = ModelSpec(
     name="dbnet_resnet50", backbone="resnet50", neck_channels=256, fusion="concat", stem_pool="same",

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from dbnet.errors import DbnetError, short
+from dbnet.extras import module_of
 from dbnet.portable import copy_modules
 from dbnet.record import Record
 from dbnet.running import check_images, check_stages, require_training_branch
 from dbnet.spec import STAGES, ModelSpec
-from evaluation.elsewhere_end import how_it_ended, why_it_did_not_start
+from evaluation.elsewhere_end import how_it_ended, package_of, why_it_did_not_start
 from evaluation.elsewhere_wire import PROTOCOL, Wire, WireError
 
 #: Seconds for an interpreter to start, and then for the framework to be imported, which a cold disk makes long.
@@ -34,7 +35,12 @@ START_SECONDS, IMPORT_SECONDS = 60.0, 600.0
 PATIENCE = 5.0
 #: Bytes of what a worker printed last that are kept.
 _KEPT = 1 << 16
-_HALVES = {"torch": "torch_reference.runner", "mindspore": "ms_models.runner"}
+#: framework -> our modules that run it, copied for it.
+_ENTRIES = {"torch": ["torch_reference.runner"], "mindspore": ["ms_models.runner", "ms_models.mindir"],
+            "openvino": ["evaluation.openvino_runner"], "opencv": ["evaluation.opencv_runner", "evaluation.opencv_db"],
+            "mindspore_lite": ["evaluation.lite_runner"]}
+#: What such a module imports beside the framework, which needs it itself.
+_ALONG = {"mindspore": ("google",)}
 #: Read by any Python, however old.
 _START = """
 import sys
@@ -42,7 +48,7 @@ if sys.version_info < (3, 10):
     sys.exit("dbnet: old %d.%d" % sys.version_info[:2])
 import importlib.util
 sys.path.insert(0, sys.argv[1])
-for name in ("numpy", sys.argv[2]):
+for name in ("numpy", sys.argv[5]):
     if importlib.util.find_spec(name) is None:
         sys.exit("dbnet: lacks " + name)
 from evaluation.elsewhere_worker import main
@@ -100,13 +106,13 @@ class Worker:
             ready, _ = self._wire.receive(IMPORT_SECONDS)
         except TimeoutError:
             raise DbnetError(f"{self.python}: did not come to import {self.framework} in time; does it start by "
-                             f"hand? {self.python} -c 'import {self.framework}'") from None
+                             f"hand? {self.python} -c 'import {module_of(self.framework)}'") from None
         except (EOFError, WireError) as error:
             raise DbnetError(why_it_did_not_start(self.python, self.framework, self._status(),
                                                   self._last_words(), short(error))) from error
         if "error" in ready:
             raise DbnetError(f"{self.python}: {short(ready['error'])}; install it again there: {self.python} -m pip "
-                             f"install --force-reinstall {self.framework}")
+                             f"install --force-reinstall {package_of(module_of(self.framework))}")
         return {**hello, **ready}
 
     def number(self) -> int:
@@ -212,9 +218,9 @@ def _copies(framework: str) -> Path:
     except OSError as error:
         raise DbnetError(f"there is no room for temporary files ({error.strerror}); set TMPDIR to a folder with "
                          f"some") from error
-    entries = ["evaluation.elsewhere_worker", *([_HALVES[framework]] if framework in _HALVES else [])]
+    entries = ["evaluation.elsewhere_worker", *_ENTRIES.get(framework, [])]
     try:
-        copy_modules(folder, entries, ("numpy", framework))
+        copy_modules(folder, entries, ("numpy", module_of(framework), *_ALONG.get(framework, ())))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -225,7 +231,8 @@ def _start(python: Path, framework: str, folder: Path) -> tuple[subprocess.Popen
     """Both talk over pipes of their own, for frameworks print on standard output."""
     (their_read, our_write), (our_read, their_write) = os.pipe(), os.pipe()
     wire = Wire(our_read, our_write)
-    command = [str(python), "-c", _START, str(folder), framework, str(their_read), str(their_write)]
+    command = [str(python), "-c", _START, str(folder), framework, str(their_read), str(their_write),
+               module_of(framework)]
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    pass_fds=(their_read, their_write), cwd=folder, env=_environment(),

@@ -11,6 +11,13 @@ from dbnet.errors import short
 
 #: What the worker's first lines print before they give up (`evaluation.elsewhere`).
 _OLD, _LACKS = "dbnet: old ", "dbnet: lacks "
+#: Module -> the distribution that has it, where its name is another.
+_PACKAGES = {"cv2": "opencv-python-headless"}
+
+
+def package_of(module: str) -> str:
+    """What pip calls it."""
+    return _PACKAGES.get(module, module)
 
 
 def why_it_did_not_start(python: Path, framework: str, status: int | None, words: Sequence[str], why: str) -> str:
@@ -21,7 +28,9 @@ def why_it_did_not_start(python: Path, framework: str, status: int | None, words
                 f"with a newer one")
     if last.startswith(_LACKS):
         missing = last.removeprefix(_LACKS)
-        return f"{python}: has no {missing}; install it there: {python} -m pip install {missing}"
+        if missing == "mindspore_lite":
+            return f"{python}: has no {missing}, whose wheel comes with MindSpore Lite (mindspore.cn/lite, Downloads)"
+        return f"{python}: has no {missing}; install it there: {python} -m pip install {package_of(missing)}"
     if status is None:
         return f"{python}: is no Python, or a program in between keeps it from answering ({why})"
     if status < 0:

@@ -18,13 +18,20 @@ from typing import Any
 import numpy as np
 
 from dbnet.errors import DbnetError
-from dbnet.extras import onnxruntime_errors
-from dbnet.record import Record
+from dbnet.extras import module_of, onnxruntime_errors, require
+from dbnet.record import Record, read_fields
+from dbnet.spec import BoxRule, PixelFormat
 from evaluation.elsewhere_wire import PROTOCOL, Wire
+from evaluation.graph_files import OtherGraphError
 
 Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
 #: framework -> module and class of the half that is written in it.
 _HALVES = {"torch": ("torch_reference.runner", "TorchRunner"), "mindspore": ("ms_models.runner", "MindSporeRunner")}
+#: framework -> module and class that runs a graph of a file in it.
+_GRAPHS = {"mindspore": ("ms_models.mindir", "MindIRRunner"),
+           "openvino": ("evaluation.openvino_runner", "OpenVinoRunner"),
+           "opencv": ("evaluation.opencv_runner", "OpenCvRunner"),
+           "mindspore_lite": ("evaluation.lite_runner", "LiteRunner")}
 
 
 def main(folder: str, framework: str, read: int, write: int) -> None:
@@ -35,7 +42,7 @@ def main(folder: str, framework: str, read: int, write: int) -> None:
         wire.send({"protocol": PROTOCOL, "python": ".".join(map(str, sys.version_info[:3])),
                    "numpy": np.__version__, "framework": framework})
         wire.send(*_imported(framework))
-        server = OnnxServer() if framework == "onnxruntime" else HalfServer(framework)
+        server = OnnxServer() if framework == "onnxruntime" else FrameworkServer(framework)
         while True:
             header, arrays = wire.receive()
             wire.send(*_answer(server, header, arrays))
@@ -61,17 +68,20 @@ def _leave(folder: str) -> None:
 def _imported(framework: str) -> Answer:
     """Its version, or what keeps it from being imported."""
     try:
-        module = importlib.import_module(framework)
-        told = {"version": str(module.__version__)}
+        # OpenVINO's import would tell its maker.
+        module = require(framework) if framework == "openvino" else importlib.import_module(module_of(framework))
+        told = {"version": str(getattr(module, "__version__", "unknown")).partition("-")[0]}
         if framework == "onnxruntime":
             return {**told, "providers": module.get_available_providers()}, {}
-        importlib.import_module(_HALVES[framework][0])
+        importlib.import_module((_HALVES.get(framework) or _GRAPHS[framework])[0])
+    except DbnetError as error:
+        return {"error": str(error)}, {}
     except (ImportError, OSError, AttributeError) as error:
         return {"error": f"{framework} is installed but does not import ({type(error).__name__}: {error})"}, {}
     return told, {}
 
 
-def _answer(server: HalfServer | OnnxServer, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Answer:
+def _answer(server: FrameworkServer | OnnxServer, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Answer:
     """What one of its methods, `header["do"]`, returns; `error` in place of it where that could not be done."""
     for number in header.pop("forget"):
         server.opened.pop(number, None)
@@ -84,20 +94,37 @@ def _answer(server: HalfServer | OnnxServer, header: dict[str, Any], arrays: dic
         return {"error": "there is not enough memory; try a smaller image"}, {}
 
 
-class HalfServer:
-    """Models in torch or MindSpore."""
+class FrameworkServer:
+    """Models in torch or MindSpore, and graphs of files in whatever runs them."""
 
     def __init__(self, framework: str):
-        module, kind = _HALVES[framework]
-        self._kind = getattr(importlib.import_module(module), kind)
+        self._framework = framework
         self.opened: dict[int, Any] = {}
-        self.work: dict[str, Callable[..., Answer]] = {"open": self.open, "run": self.run, "parts": self.parts}
+        self.work: dict[str, Callable[..., Answer]] = {
+            "open": self.open, "open_graph": self.open_graph, "run": self.run, "parts": self.parts,
+            "db_boxes": self.db_boxes}
 
     def open(self, arrays: Mapping[str, np.ndarray], number: int, record: str, options: dict[str, Any]) -> Answer:
         """arrays: the weights. options: arguments of the half's runner."""
         spec = Record.from_json(record, "the model").spec
-        runner = self.opened[number] = self._kind(spec, arrays, **{**options, "stages": tuple(options["stages"])})
+        kind = _class(_HALVES[self._framework])
+        runner = self.opened[number] = kind(spec, arrays, **{**options, "stages": tuple(options["stages"])})
         return {"device": runner.device, "environment": runner.environment()}, {}
+
+    def open_graph(self, arrays: Mapping[str, np.ndarray], number: int, path: str | None, device: str | None,
+                   stages: list[str] | None, options: dict[str, Any]) -> Answer:
+        """arrays: the bytes of the file, `model`, where no path is given. options: what the runner takes beside.
+        Whatever it is a model of is known to who asks.
+        """
+        source = path or arrays["model"].tobytes()
+        try:
+            runner = _class(_GRAPHS[self._framework])(source, None, device, None if stages is None else tuple(stages),
+                                                      **options)
+        except OtherGraphError as error:
+            return {"other": str(error), "foreign": error.foreign}, {}
+        self.opened[number] = runner
+        return {"device": runner.device, "environment": runner.environment(), "stages": runner.stages,
+                "shape": runner.shape, "threads": runner.threads, "digest": runner.digest, "notes": runner.notes}, {}
 
     def run(self, arrays: Mapping[str, np.ndarray], number: int) -> Answer:
         """arrays: `images`."""
@@ -107,6 +134,19 @@ class HalfServer:
         """arrays: `images`, and the stages that the others are computed from."""
         maps = {name: array for name, array in arrays.items() if name != "images"}
         return {}, self.opened[number].parts(arrays["images"], maps)
+
+
+    def db_boxes(self, arrays: Mapping[str, np.ndarray], path: str, pixels: dict[str, Any],
+                 rule: dict[str, Any]) -> Answer:
+        """arrays: an `image`. What OpenCV's own text detection finds in it, see `evaluation.opencv_db`."""
+        module = importlib.import_module("evaluation.opencv_db")  # copied for OpenCV alone
+        found = module.db_api_boxes(path, arrays["image"], read_fields(PixelFormat, pixels), read_fields(BoxRule, rule))
+        return {}, {"quads": np.array([quad for quad, _ in found], np.float32).reshape(-1, 4, 2),
+                    "scores": np.array([score for _, score in found], np.float64)}
+
+
+def _class(place: tuple[str, str]) -> Any:
+    return getattr(importlib.import_module(place[0]), place[1])
 
 
 class OnnxServer:

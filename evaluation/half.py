@@ -40,6 +40,9 @@ def open_half(model: LoadedModel, runner: str, device: str | None, stages: tuple
     if who.framework not in HALF_RUNNERS:
         raise DbnetError(f"--precision {precision}: {' and '.join(HALF_RUNNERS)} only here, not {who.framework}; add "
                          f"--runner torch")
+    if who.variant not in (None, "eager", "cpu", "cuda"):
+        raise DbnetError(f"--precision {precision}: is computed in {who.framework} as it comes, not in {who.here}; "
+                         f"write --runner {who.framework}")
     if who.python is not None and counting is not None:
         raise DbnetError(f"--runner {who}: is counted in this environment only; leave out @PYTHON")
     if model.unread is not None:
@@ -65,7 +68,7 @@ def open_half(model: LoadedModel, runner: str, device: str | None, stages: tuple
     else:
         opened = HalfOnnxRunner(spec, weights, device, stages or STAGES, threads, concurrent,
                                 precision=precision, keep_float32=keep_float32,  # type: ignore[arg-type]
-                                counting=counting, ort=onnxruntime_of(who))
+                                counting=counting, ort=onnxruntime_of(who), provider=who.variant)
         if model.format == "onnx" and precision != "float32":
             opened.notes.append(f"{precision} by the graph that is written for its weights, not by the file's own")
     opened.digest = model.record.sha256

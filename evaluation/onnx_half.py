@@ -26,7 +26,7 @@ class HalfOnnxRunner(OnnxRuntimeRunner):
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], device: str | None = None,
                  stages: tuple[str, ...] = ("probability",), threads: int | None = None, concurrent: bool = False, *,
                  precision: Precision = "fp16", keep_float32: Collection[str] = (), counting: HalfFormat | None = None,
-                 ort: Any = None):
+                 ort: Any = None, provider: str | None = None):
         check_precision(precision)
         if training := [stage for stage in stages if stage not in STAGES]:
             raise DbnetError(f"no stage {training[0]} in ONNX: it is computed in training only; use --runner torch")
@@ -35,7 +35,7 @@ class HalfOnnxRunner(OnnxRuntimeRunner):
         keep = layers(spec) if precision == "float32" else self.kept
         form = counting or FORMATS.get(precision, FORMATS["fp16"])
         data, self._counted = half_archive(spec, weights, stages != ("probability",), form, keep, counting is not None)
-        super().__init__(data, spec, device, stages, threads, concurrent, ort=ort)
+        super().__init__(data, spec, device, stages, threads, concurrent, ort=ort, provider=provider)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `OnnxRuntimeRunner.run`; adds to `counts` if it counts."""

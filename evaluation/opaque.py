@@ -26,6 +26,7 @@ from dbnet.running import check_images
 from dbnet.seeded import seeded_images
 from dbnet.spec import STRIDE, PixelFormat
 from evaluation.elsewhere_onnx import onnxruntime_of
+from evaluation.graph_files import check_fixed_shape
 from evaluation.onnx_maps import as_map, chosen, holds_logits, sigmoid
 from evaluation.onnx_runner import OnnxRuntimeRunner, inputs_told
 
@@ -52,14 +53,15 @@ def open_unknown(path: Path, error: UnknownNetworkError, options: SourceOptions,
         raise NoChoiceError(str(error), "spec", "dialect") from error
     who = parse_runner(runner or "onnxruntime")
     if who.framework != "onnxruntime":
-        raise DbnetError(f"{error}; as it is it runs in ONNX Runtime only, not in {who.framework}") from error
+        raise DbnetError(f"{error}; as it is it runs in ONNX Runtime only, not in {who.here}") from error
     if stages not in (None, ("probability",)):
         wanted = next(stage for stage in stages if stage != "probability")
         raise DbnetError(f"{error}; as it is it gives the probability map, and no stage {wanted}") from error
     outline = read_outline(path)
     spec, notes = _spec_of(path, outline, error, options, otherwise)
     try:
-        opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent, ort=onnxruntime_of(who))
+        opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent, ort=onnxruntime_of(who),
+                              provider=who.variant)
     except NoChoiceError:
         raise
     except DbnetError as failure:
@@ -161,9 +163,9 @@ class OpaqueRunner(OnnxRuntimeRunner):
 
     def __init__(self, path: Path, outline: Outline, spec: AnySpec, options: SourceOptions, device: str | None = None,
                  threads: int | None = None, concurrent: bool = False, read: ForeignModel | None = None, *,
-                 ort: Any = None):
+                 ort: Any = None, provider: str | None = None):
         check_locations(path, outline)
-        super().__init__(path, spec, device, ("probability",), threads, concurrent, ort=ort)
+        super().__init__(path, spec, device, ("probability",), threads, concurrent, ort=ort, provider=provider)
         spec, fit = fitted(spec, options, self.shape)
         read = read if options.output in (None, read and read.output) else None
         self._channel = read.channel if read else None
@@ -203,7 +205,7 @@ class OpaqueRunner(OnnxRuntimeRunner):
         Raises DbnetError otherwise, and if the file gives a map of another size.
         """
         images = check_images(images)
-        self._check_shape(images.shape)
+        check_fixed_shape(self._where, self.shape, images.shape)
         count, _, height, width = images.shape
         maps = np.empty((count, 1, height, width), np.float32)
         for i in range(count):
@@ -217,7 +219,7 @@ class OpaqueRunner(OnnxRuntimeRunner):
     def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """As of any file in ONNX Runtime, of one image: the output as it comes, before any sigmoid of ours."""
         images = check_images(images)
-        self._check_shape(images.shape)
+        check_fixed_shape(self._where, self.shape, images.shape)
         fed = self._fed(images)
         return {self._input.name: fed}, {self._output: self._computed([self._output], fed)[0]}
 

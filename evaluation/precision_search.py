@@ -81,7 +81,7 @@ class Searcher:
         """samples, protocols: for the F-scores with the sets. Raises DbnetError if no image can be used."""
         goal, drift = self.report.goal, self.report.drift
         scored = (samples, protocols)
-        needed, for_range = [name for name in self.layers if name in self._needed()], None
+        needed, for_range = [name for name in self.layers if name in self.needed()], None
         if needed:
             found = self._run(needed, self.images, *scored)
             for_range = KeptSet(tuple(needed), found, not found.nonfinite)
@@ -93,7 +93,7 @@ class Searcher:
 
     def _found(self, aim: Aim, least: int, scored: tuple[Sequence[Sample], Sequence[str]]) -> KeptSet:
         """least: layers that are known to be too few, or just enough for less. What overflows may be all that it is."""
-        needed = [name for name in self.layers if name in self._needed()]
+        needed = [name for name in self.layers if name in self.needed()]
         if needed and self._meets(needed, aim):
             keep = needed
         else:
@@ -104,7 +104,7 @@ class Searcher:
     def _order(self) -> list[str]:
         """What overflows first, then by what each layer alone does."""
         self.alone = self.alone or self._alone()
-        needed = self._needed()
+        needed = self.needed()
         return sorted(self.layers, key=lambda name: (name not in needed, -self.alone[name]))
 
     def _alone(self) -> dict[str, float]:
@@ -117,7 +117,7 @@ class Searcher:
             found[name] = float(far) if np.isfinite(far) else float("inf")
         return found
 
-    def _needed(self) -> set[str]:
+    def needed(self) -> set[str]:
         """The layers whose weights or outputs overflow, those before an operator that does, and those that take what
         does: they would make it infinite again.
         """

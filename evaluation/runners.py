@@ -1,8 +1,7 @@
-"""Running a model file in PyTorch, MindSpore or ONNX Runtime: the same call, the same named stages."""
+"""Running a model file, whoever runs it: the same call, the same named stages."""
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,24 +10,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from converters import onnx_file
-from converters.load import LoadedModel, NoChoiceError, SourceOptions, load_model
-from converters.onnx_outline import read_outline
-from converters.tensor_file import Weights
+from converters.load import LoadedModel, SourceOptions, load_model
 from dbnet.errors import DbnetError, UnknownNetworkError
-from dbnet.extras import installed, require
+from dbnet.extras import installed
 from dbnet.pixel_formats import AnySpec, pixel_choice
 from dbnet.precision import check_precision
-from dbnet.runner_names import RUNNERS, RunnerName, parse_runner
-from dbnet.running import check_stages, runnable
-from dbnet.spec import STAGES, ModelSpec
-from evaluation.elsewhere import ElsewhereRunner, Worker
-from evaluation.elsewhere_onnx import onnxruntime_of
+from dbnet.runner_names import FRAMEWORKS, parse_runner
+from dbnet.running import check_stages
+from evaluation.graph_files import MAX_AT_ONCE, cores
 from evaluation.half import half_runner, open_half
-from evaluation.onnx_runner import MAX_AT_ONCE, OnnxRuntimeRunner, OtherGraphError, cores
-from evaluation.opaque import OpaqueRunner, check_locations, digest_of, fitted, open_unknown
+from evaluation.onnx_runner import OnnxRuntimeRunner
+from evaluation.opaque import open_unknown
+from evaluation.opening import Asked, archive, open_known
+from evaluation.weightless import is_weightless, open_weightless
 
-__all__ = ["MAX_AT_ONCE", "RUNNERS", "OnnxRuntimeRunner", "Runner", "archive", "cores", "open_loaded", "open_runner"]
+__all__ = ["FRAMEWORKS", "MAX_AT_ONCE", "OnnxRuntimeRunner", "Runner", "archive", "cores", "open_loaded", "open_runner"]
 
 #: Who runs a format unless told otherwise.
 _OWN_RUNNER = {"onnx": "onnxruntime", "ckpt": "mindspore", "mindir": "mindspore"}
@@ -72,13 +68,14 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     stages: None means all, and of an .onnx in ONNX Runtime those that the file gives; ask for ("probability",) where
     nothing else is needed, for only what is asked for is computed and copied.
 
-    runner: `torch`, `mindspore` or `onnxruntime`; default the format's own (torch for .safetensors and .pdparams), or
-    the next that is installed, which is then logged. `torch@PYTHON`: that of another environment, in a process of its
-    own (`evaluation.elsewhere`). device: `cpu`, `cuda:0`, `ascend`, ...; default the best present
-    (`cpu` in ONNX Runtime). threads: of the CPU's operators; not settable in MindSpore. options: what the file does
-    not say itself. concurrent: see `OnnxRuntimeRunner`; the others have no such choice. An .onnx runs as it is in ONNX
-    Runtime, unless it lacks a stage or `options` change what it computes; every other file as the graph of our archive
-    form. The runner's `digest` is the sha256 of the canonical weights, or of the .onnx that runs as it is.
+    runner: a name of `dbnet.runner_names`; default the format's own (torch for .safetensors and .pdparams), or the next
+    that is installed, which is then logged. `torch:compile`: a variant. `torch@PYTHON`: that of another environment, in
+    a process of its own (`evaluation.elsewhere`). device: `cpu`, `cuda:0`, `ascend`, ...; default the best present
+    (`cpu` in ONNX Runtime, OpenVINO and OpenCV). threads: of the CPU's operators; not settable in MindSpore. options:
+    what the file does not say itself. concurrent: see `OnnxRuntimeRunner`; only it and `OpenVinoRunner` have that
+    choice. An .onnx runs as it is in ONNX Runtime, OpenVINO and OpenCV, with the pixels and the output that it was
+    exported for, unless it lacks a stage or `options` change what it computes; every other file as the graph of our
+    archive form there. The runner's `digest` is the sha256 of the canonical weights, or of the file that runs as it is.
 
     precision: `float32` whatever the weights are stored as, or `fp16`, `bf16`, in torch and in ONNX Runtime (there by
     the graph of our archive form, rounded after every operator). keep_float32: layers, or modules that hold some, that
@@ -102,6 +99,8 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     if options.pixels is not None:
         pixel_choice(options.pixels)  # for its errors, before a file is read
     check_precision(precision)
+    if is_weightless(Path(path), runner):
+        return open_weightless(Path(path), runner, device, stages, threads, options, concurrent, precision)
     try:
         model = load_model(path, options)
     except UnknownNetworkError as error:
@@ -122,8 +121,8 @@ def open_loaded(model: LoadedModel, runner: str | None = None, device: str | Non
     if precision == "float32":
         if keep_float32:
             raise DbnetError("--keep-float32 means nothing in float32; choose --precision fp16 or bf16")
-        who = parse_runner(runner or _choose(model))
-        opened = _open_known(model, who, device, stages, threads, options, concurrent)
+        opened = open_known(model, Asked(parse_runner(runner or _choose(model)), device, stages, threads, concurrent,
+                                         options))
     else:
         opened = open_half(model, runner or half_runner(model), device, stages, threads, options, concurrent,
                            precision=precision, keep_float32=keep_float32)
@@ -140,39 +139,6 @@ def _pixel_notes(model: LoadedModel, options: SourceOptions) -> list[str]:
     return [f"pixels{whole} as you say, {options.pixels}, not the model's own"]
 
 
-def _open_known(model: LoadedModel, who: RunnerName, device: str | None, stages: tuple[str, ...] | None,
-                threads: int | None, options: SourceOptions, concurrent: bool) -> Any:
-    runner = who.framework
-    if runner == "onnxruntime":
-        return _open_onnx(model, who, device, stages, threads, concurrent, options)
-    if model.unread is not None:
-        raise DbnetError(f"{model.path}: {model.unread}; so it runs in ONNX Runtime only, by its own graph, not in "
-                         f"{runner}")
-    if options.output is not None:
-        raise NoChoiceError(f"{model.path}: runs in {runner}, where no output is chosen; leave out --map-output",
-                            "output")
-    if runner == "mindspore" and threads is not None:
-        raise DbnetError(f"MindSpore takes its threads from the cores it may use; leave out --threads and start it "
-                         f"with: taskset -c 0-{threads - 1} dbnet ...")
-    opened = _half(who, model.record.spec, model.weights, device, stages or STAGES,
-                   {"threads": threads} if runner == "torch" else {})
-    opened.digest = model.record.sha256
-    return opened
-
-
-def _half(who: RunnerName, spec: ModelSpec, weights: Weights, device: str | None, stages: tuple[str, ...],
-          options: dict[str, Any]) -> Any:
-    """The runner of a half. options: what it alone has."""
-    if who.python is not None:
-        return ElsewhereRunner(Worker(who.python, who.framework), spec, weights, device, stages, **options)
-    require(who.framework)
-    if who.framework == "torch":
-        from torch_reference.runner import TorchRunner
-        return TorchRunner(spec, weights, device, stages, **options)
-    from ms_models.runner import MindSporeRunner
-    return MindSporeRunner(spec, weights, device, stages, **options)
-
-
 def _choose(model: LoadedModel) -> str:
     """The format's own runner, or another that is installed. Raises DbnetError without any."""
     own = _OWN_RUNNER.get(model.format, "torch")
@@ -182,56 +148,3 @@ def _choose(model: LoadedModel) -> str:
                 log.warning("%s is not installed: %s runs in %s", own, model.path.name, name)
             return name
     raise DbnetError(f"no framework to run {model.path.name} in: pip install 'dbnet-parity[onnxruntime]'")
-
-
-def _open_onnx(model: LoadedModel, who: RunnerName, device: str | None, stages: tuple[str, ...] | None,
-               threads: int | None, concurrent: bool, options: SourceOptions) -> Runner:
-    ort = onnxruntime_of(who)
-    if model.format == "onnx" and not options.semantics:
-        try:
-            return _as_it_is(model, device, stages, threads, concurrent, options, ort)
-        except OtherGraphError as error:
-            if model.unread is not None or (error.foreign and not model.graph_read):
-                raise  # another graph in its place would prove nothing about it
-    elif model.unread is not None:
-        raise DbnetError(f"{model.path}: {model.unread}; so it runs by its own graph only: leave out --set")
-    stages = stages or STAGES
-    training = [stage for stage in stages if stage not in STAGES]
-    if training:
-        raise DbnetError(f"no stage {training[0]} in ONNX: it is computed in training only; use --runner torch")
-    spec = model.record.spec
-    if options.output is not None:
-        raise NoChoiceError(f"{model.path}: does not run as it is, so no output is chosen; leave out --map-output",
-                            "output")
-    graph = archive(spec, model.weights, stages != ("probability",))
-    opened = OnnxRuntimeRunner(graph, spec, device, stages, threads, concurrent, ort=ort)
-    opened.digest = model.record.sha256
-    return opened
-
-
-def _as_it_is(model: LoadedModel, device: str | None, stages: tuple[str, ...] | None, threads: int | None,
-              concurrent: bool, options: SourceOptions, ort: Any) -> Runner:
-    """An .onnx whose weights are known, by its own graph. Raises OtherGraphError if that gives other stages."""
-    outline = read_outline(model.path)
-    check_locations(model.path, outline)
-    spec = model.record.spec
-    try:
-        if options.output is not None:
-            raise OtherGraphError("an output was chosen", foreign=True)
-        opened = OnnxRuntimeRunner(model.path, spec, device, stages, threads, concurrent, ort=ort)
-    except OtherGraphError as error:
-        if not error.foreign or stages not in (None, ("probability",)):
-            raise
-        return OpaqueRunner(model.path, outline, spec, options, device, threads, concurrent, model.foreign, ort=ort)
-    opened.spec, fit = fitted(spec, options, opened.shape)
-    opened.notes += fit
-    opened.digest = digest_of(model.path, outline)
-    return opened
-
-
-def archive(spec: ModelSpec, weights: Weights, stages: bool) -> bytes:
-    """Our own graph of a model with float32 weights, without the training branch where that is not there."""
-    alive = {name: array for name, array in runnable(spec, weights).items() if name in weights}
-    stream = io.BytesIO()
-    onnx_file.write(stream, alive, spec, None, form="archive", stages=stages)
-    return stream.getvalue()

@@ -11,7 +11,15 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from dbnet.errors import DbnetError
-from dbnet.running import check_images, check_stages, driver_version, parse_device, require_training_branch, runnable
+from dbnet.running import (
+    Device,
+    check_images,
+    check_stages,
+    driver_version,
+    parse_device,
+    require_training_branch,
+    runnable,
+)
 from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
 from ms_models import compat
 from ms_models.dbnet import DBNet
@@ -106,11 +114,16 @@ class MindSporeRunner:
 
     def environment(self) -> dict[str, Any]:
         """What can move a number: versions, device, precision, jit level, threads."""
-        return {
-            "framework": "mindspore", "version": ms.__version__, "numpy": np.__version__, "device": self.device,
-            "device_name": compat.device_name(self._device), "driver": driver_version(self._device.kind),
-            "cann": compat.cann_version(), "precision": "float32", **self._precision,
-            "jit_level": self.jit_level or "default",
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "onednn_max_isa": compat.isa_limit(),
-        }
+        return environment_of(self._device, self._precision, self.jit_level)
+
+
+def environment_of(device: Device, precision: Mapping[str, Any], jit_level: str | None) -> dict[str, Any]:
+    """The same for what runs on a device. precision: what `compat.set_arithmetic` has returned."""
+    return {
+        "framework": "mindspore", "version": ms.__version__, "numpy": np.__version__,
+        "device": "cpu" if device.kind == "cpu" else f"{device.kind}:{device.index}",
+        "device_name": compat.device_name(device), "driver": driver_version(device.kind),
+        "cann": compat.cann_version(), "precision": "float32", **precision, "jit_level": jit_level or "default",
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "onednn_max_isa": compat.isa_limit(),
+    }

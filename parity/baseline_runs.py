@@ -45,7 +45,9 @@ _INSTRUCTIONS = ("avx", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "av
                  "amx_bf16", "asimd", "sve", "sve2", "bf16", "i8mm")
 #: Of this suite, what turns an image into a runner's numbers.
 _CODE = {"torch": ("torch_reference.runner",), "mindspore": ("ms_models.runner",),
-         "onnxruntime": ("converters.onnx_graph", "evaluation.onnx_runner")}
+         "onnxruntime": ("converters.onnx_graph", "evaluation.onnx_runner"),
+         "openvino": ("converters.onnx_graph", "evaluation.openvino_runner"),
+         "opencv": ("converters.onnx_graph", "evaluation.opencv_runner")}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,12 @@ class WantedBaseline:
     def runs(self) -> dict[str, tuple[str, RunnerName]]:
         """Name of a run -> network and runner. The name has no interpreter and no version: these may change."""
         models = [MODEL] if self.candidate else list(networks())
-        return {f"{model}-{runner.framework}": (model, runner) for model in models for runner in self.runners}
+        return {f"{model}-{suffix_of(runner)}": (model, runner) for model in models for runner in self.runners}
+
+
+def suffix_of(runner: RunnerName) -> str:
+    """A runner in the name of a run, where a colon has another meaning."""
+    return runner.here.replace(":", "+")
 
 
 @cache
@@ -96,8 +103,8 @@ class Runs:
         images = self._images()
         level = "sampled" if len(images) <= _SAMPLED else "statistics"
         try:
-            side = open_staged(self._file(model), str(runner), self._lab.device_of(runner.framework),
-                               self.wanted.options)
+            device = self.wanted.device if runner.says_device else self._lab.device_of(runner.framework)
+            side = open_staged(self._file(model), str(runner), device, self.wanted.options)
             found = record(side, side.runner.spec.boxes, images, level)
         except MemoryError as error:
             raise DbnetError(f"{name}: there is not enough memory; run fewer at a time") from error

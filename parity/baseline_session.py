@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
-from dbnet.runner_names import RUNNERS
+from dbnet.runner_names import FRAMEWORKS
 from parity.baseline import RunChange, compare_runs, other_subject, same_subject
 from parity.baseline_runs import Runs, WantedBaseline
 from parity.baseline_told import ACCEPT, NEW, update_lines
@@ -36,8 +36,8 @@ class BaselineSession:
         """Why a run of the file cannot be made here; None if it can be tried."""
         if name in self.wanted.runs():
             return None
-        framework = name.rpartition("-")[2]
-        if framework in RUNNERS and not installed(framework):
+        framework = name.rpartition("-")[2].partition("+")[0]
+        if framework in FRAMEWORKS and not installed(framework):
             return f"{framework} is not installed: pip install 'dbnet-parity[{framework}]'"
         return None
 

@@ -13,10 +13,9 @@ import pytest
 from converters.writing import check_report, write_text
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
-from dbnet.runner_names import parse_runner
+from dbnet.runner_names import FRAMEWORKS, RUNNERS, parse_runner
 from dbnet.running import parse_device
 from evaluation.evaluate import versions
-from evaluation.runners import RUNNERS
 from parity import plugin_baseline
 from parity.plugin_baseline import Held
 from parity.plugin_options import check_model, chosen_images, given, option, required, source_options
@@ -50,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="Compare probabilities and boxes on these images too (repeatable).")
     group.addoption("--limit", type=int, metavar="N", help="The first N images of each only.")
     for side, whose in (("a", "reference"), ("b", "candidate")):
-        group.addoption(f"--runner-{side}", metavar="NAME[@PYTHON]",
+        group.addoption(f"--runner-{side}", metavar="NAME[:VARIANT][@PYTHON]",
                         help=f"Who runs the {whose}: {', '.join(RUNNERS)}; @PYTHON: that of another environment.")
     group.addoption("--spec", metavar="NAME", help="The network, where shapes leave it open (see dbnet specs).")
     group.addoption("--from", metavar="DIALECT", help="Whose names the files use. Told by them.")
@@ -66,9 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes more than about 10 s or needs all of the data")
     config.stash[ROWS] = []
-    unknown = set(required(config)) - set(RUNNERS)
+    unknown = set(required(config)) - set(FRAMEWORKS)
     if unknown:
-        raise pytest.UsageError(f"--require {','.join(sorted(unknown))}: runners are {', '.join(RUNNERS)}")
+        raise pytest.UsageError(f"--require {','.join(sorted(unknown))}: runners are "
+                                f"{', '.join(FRAMEWORKS)}")
     try:
         parse_device(option(config, "device") or "cpu")
         if option(config, "report"):
@@ -94,12 +94,12 @@ def _wanted(config: pytest.Config) -> Wanted | None:
     images, limit = chosen_images(config)
     runner_a, runner_b = (None if text is None else str(parse_runner(text)) for text in (
         option(config, "runner_a"), option(config, "runner_b")))
-    return Wanted(files[0], files[1], images, limit, (runner_a, runner_b), option(config, "device") or "cpu",
+    return Wanted(files[0], files[1], images, limit, (runner_a, runner_b), option(config, "device"),
                   source_options(config))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    found = [f"{name} {metadata.version(name) if installed(name) else 'missing'}" for name in RUNNERS]
+    found = [f"{name} {metadata.version(name) if installed(name) else 'missing'}" for name in FRAMEWORKS]
     lines = [f"parity: {', '.join(found)}; device {option(config, 'device') or 'cpu'}",
              "parity: " + ", ".join(f"{name} {version}" for name, version in versions().items())]
     if wanted := config.stash[WANTED]:

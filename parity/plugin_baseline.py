@@ -10,8 +10,8 @@ import pytest
 from converters.writing import check_report
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
-from dbnet.runner_names import RUNNERS, RunnerName, parse_runner
-from parity.baseline_runs import WantedBaseline, said
+from dbnet.runner_names import FRAMEWORKS, RunnerName, parse_runner
+from parity.baseline_runs import WantedBaseline, said, suffix_of
 from parity.plugin_options import check_model, chosen_images, given, option, required, source_options
 from parity.trace import Trace
 from parity.trace_file import is_trace, read_traces
@@ -40,7 +40,7 @@ class Held:
 
     def left_out(self) -> list[str]:
         """Runs of the file whose runner --runner does not name."""
-        now = {runner.framework for runner in self.wanted.runners}
+        now = {suffix_of(runner) for runner in self.wanted.runners}
         return [name for name in self.old if self.wanted.chosen and name.rpartition("-")[2] not in now]
 
     def header(self) -> list[str]:
@@ -59,8 +59,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--baseline", metavar="FILE", help="Compare with the numbers in this file, bit for bit: those of "
                     "the project's networks, or of --candidate, on --images if given.")
     group.addoption("--update-baseline", action="store_true", help="Write that file, and tell what changed.")
-    group.addoption("--runner", action="append", metavar="NAME[@PYTHON]", help="Run in this framework, of another "
-                    "environment too: mindspore@/path/to/env/bin/python (repeatable; all that are installed).")
+    group.addoption("--runner", action="append", metavar="NAME[:VARIANT][@PYTHON]",
+                    help="Run in this framework, of another environment too: mindspore@/path/to/env/bin/python "
+                         "(repeatable; all that are installed).")
 
 
 def held_of(config: pytest.Config) -> Held | None:
@@ -101,11 +102,14 @@ def _runners(config: pytest.Config) -> tuple[RunnerName, ...]:
     chosen = [parse_runner(text) for text in option(config, "runner") or ()]
     found: dict[str, RunnerName] = {}
     for runner in chosen:
-        if found.setdefault(runner.framework, runner) != runner:
-            raise pytest.UsageError(f"--runner {runner}: is the second {runner.framework}, and a baseline has one run "
+        if runner.framework == "mindspore_lite":
+            raise pytest.UsageError(f"--runner {runner}: runs files that are converted for it, and a baseline is of "
+                                    f"weights; compare such a file with dbnet compare")
+        if found.setdefault(runner.here, runner) != runner:
+            raise pytest.UsageError(f"--runner {runner}: is the second {runner.here}, and a baseline has one run "
                                     f"for each framework; compare with one after the other")
     if not chosen:
-        found = {name: RunnerName(name) for name in RUNNERS if installed(name)}
+        found = {name: RunnerName(name) for name in FRAMEWORKS if installed(name)}
     return tuple((found | {name: RunnerName(name) for name in required(config) if name not in found}).values())
 
 

@@ -14,14 +14,17 @@ from converters.load import LoadedModel, SourceOptions, load_model
 from converters.onnx_parts import parse, stages_within
 from dbnet.errors import UnknownNetworkError
 from dbnet.extras import installed
+from dbnet.onnx_providers import provider_of
 from dbnet.precision import FORMATS
-from dbnet.runner_names import parse_runner
+from dbnet.runner_names import RunnerName, parse_runner
 from dbnet.running import has_training_branch
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
 from evaluation.elsewhere import ElsewhereRunner
 from evaluation.half import half_runner
 from evaluation.onnx_half import HalfOnnxRunner, half_archive
+from evaluation.opening import GRAPH_RUNNERS
 from evaluation.runners import OnnxRuntimeRunner, Runner, open_loaded, open_runner
+from evaluation.weightless import is_weightless
 from parity.lab import Lab, Maps, Network, OnnxLab, onnx_of_weights
 
 
@@ -91,6 +94,9 @@ def open_staged(path: str | Path, runner: str | None = None, device: str | None 
     Raises DbnetError as `open_runner` does.
     """
     path, options = Path(path), options or SourceOptions()
+    if is_weightless(path, runner):
+        opened = open_runner(path, runner, device, ("probability",), threads, options, precision=precision)
+        return StagedModel(path, None, opened, None, ("probability",), list(getattr(opened, "notes", ())))
     try:
         model = load_model(path, options)
     except UnknownNetworkError:
@@ -101,13 +107,18 @@ def open_staged(path: str | Path, runner: str | None = None, device: str | None 
     chosen = parse_runner(runner or ("mindspore" if model.format in ("ckpt", "mindir") else "torch"))
     if model.format == "onnx" and (runner is None or chosen.framework == "onnxruntime") and not options.semantics:
         return _own_graph(model, open_loaded(model, runner, device, ("probability",), threads, options))
+    if _by_its_graph(model, chosen, options):
+        opened = open_loaded(model, runner, device, ("probability",), threads, options)
+        return StagedModel(path, model, opened, None, ("probability",), list(opened.notes))  # type: ignore[attr-defined]
     stages: tuple[str, ...] = STAGES
-    if chosen.framework != "onnxruntime" and has_training_branch(model.weights) and (
+    if chosen.framework in ("torch", "mindspore") and has_training_branch(model.weights) and (
             chosen.python is not None or installed(chosen.framework)):
         stages = STAGES + TRAINING_STAGES
     opened = open_loaded(model, runner, device, stages, threads, options)
     notes = list(getattr(opened, "notes", ()))
     again: Callable[[], Runner] = partial(open_loaded, model, runner, device, ("probability",), threads, options)
+    if chosen.framework in GRAPH_RUNNERS and (chosen.framework != "onnxruntime" or chosen.variant not in (None, "cpu")):
+        return StagedModel(path, model, opened, None, STAGES, notes, again)
     if isinstance(opened, OnnxRuntimeRunner):
         lab = onnx_of_weights(Network(model.record.spec, model.weights), opened.ort)
         return StagedModel(path, model, opened, lab, STAGES, notes, again)
@@ -115,6 +126,13 @@ def open_staged(path: str | Path, runner: str | None = None, device: str | None 
         again = partial(opened.narrowed, ("probability",))
     lab_of_half = cast(Lab, opened)  # both halves' runners give their parts
     return StagedModel(path, model, opened, lab_of_half, stages, notes, again)
+
+
+def _by_its_graph(model: LoadedModel, chosen: RunnerName, options: SourceOptions) -> bool:
+    """Whether a file runs by its own graph in a runtime that gives its map and nothing else."""
+    if chosen.framework in ("openvino", "opencv"):
+        return model.format == "onnx" and not options.semantics
+    return chosen.framework == "mindspore_lite" or chosen.here == "mindspore:mindir"
 
 
 def _in_half(model: LoadedModel, runner: str, device: str | None, options: SourceOptions, threads: int | None,
@@ -132,8 +150,8 @@ def _in_half(model: LoadedModel, runner: str, device: str | None, options: Sourc
 
 def _own_graph(model: LoadedModel, opened: Runner) -> StagedModel:
     notes = [*getattr(opened, "notes", ()), *([f"{model.path.name}: {model.unread}"] if model.unread else [])]
-    data = model.path.read_bytes()
-    if opened.device == "cpu" and (stages := stages_within(parse(data))):
+    data, provider = model.path.read_bytes(), getattr(opened, "provider", None)
+    if opened.device == "cpu" and provider in (None, provider_of("cpu")) and (stages := stages_within(parse(data))):
         ort = getattr(opened, "ort", None)
         lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights), ort)
         return StagedModel(model.path, model, opened, lab, stages, notes)

@@ -12,6 +12,7 @@ from converters.choices import for_each
 from converters.load import SourceOptions
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
+from dbnet.runner_names import parse_runner
 from evaluation.compare_maps import MapComparison, Side, compare_maps
 from evaluation.detecting_inputs import Inputs, find_images
 from parity.models import ModelComparison, compare_models, map_tolerance
@@ -28,7 +29,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Wanted:
     """reference, candidate: model files. images: files, folders and globs. limit: the first images of each only.
-    runners: who runs the two, None for the format's own framework. device: for both.
+    runners: who runs the two, None for the format's own framework. device: for both, where their
+    runner does not say it itself; None is the CPU.
     """
 
     reference: Path
@@ -36,8 +38,12 @@ class Wanted:
     images: tuple[str, ...] = ()
     limit: int | None = None
     runners: tuple[str | None, str | None] = (None, None)
-    device: str = "cpu"
+    device: str | None = None
     options: SourceOptions = field(default_factory=SourceOptions)
+
+    def device_of(self, runner: str | None) -> str | None:
+        """For a side that this runner runs."""
+        return self.device if runner is not None and parse_runner(runner).says_device else self.device or "cpu"
 
 
 class TwoModels:
@@ -96,11 +102,11 @@ class TwoModels:
         wanted = self.wanted
         if self.is_traced:
             first, second = (open_trace(path) if is_traced(path) else
-                             open_staged(path, runner, wanted.device, wanted.options)
+                             open_staged(path, runner, wanted.device_of(runner), wanted.options)
                              for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True))
             return first, second
         a, b = for_each(wanted.options, *(
-            partial(open_staged, path, runner, wanted.device)
+            partial(open_staged, path, runner, wanted.device_of(runner))
             for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True)))
         return a, b
 

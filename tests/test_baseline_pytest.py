@@ -14,7 +14,7 @@ import pytest
 
 import converters
 from dbnet.errors import DbnetError
-from dbnet.runner_names import RUNNERS
+from dbnet.runner_names import FRAMEWORKS
 from dbnet.seeded import seeded_weights
 from parity import baseline_runs, trace_record
 from parity.trace_file import KEY, read_traces, write_traces
@@ -59,7 +59,7 @@ def run(made, tmp_path, capfd, monkeypatch):
 def only(monkeypatch, *names):
     """Of the frameworks these alone are installed."""
     for module in ("dbnet.extras", "parity.plugin_baseline", "parity.baseline_session"):
-        monkeypatch.setattr(f"{module}.installed", lambda name: name in names or name not in RUNNERS)
+        monkeypatch.setattr(f"{module}.installed", lambda name: name in names or name not in FRAMEWORKS)
 
 
 def nudge(monkeypatch, stage, runner="onnxruntime", factor=None):

@@ -124,7 +124,7 @@ def test_rounded_shares_add_up(values):
 
 RULES = [*(default_boxes(rule, kind) for rule, kind in product(("mindocr", "mhliao", "paddle", "mmocr"),
                                                                ("quad", "poly"))),
-         replace(default_boxes("paddle"), score_mode="slow"),
+         default_boxes("opencv"), replace(default_boxes("paddle"), score_mode="slow"),
          replace(default_boxes("paddle", "poly"), dilation=True, max_candidates=7, binary_thresh=0.2, box_thresh=0.55)]
 
 

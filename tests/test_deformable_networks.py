@@ -18,6 +18,7 @@ import pytest
 import converters
 from converters import onnx_file
 from converters.convert import convert, load_model
+from converters.export import export
 from converters.onnx_graph import build_graph
 from dbnet.__main__ import main
 from dbnet.errors import DbnetError
@@ -26,7 +27,8 @@ from dbnet.parameters import count_operations, parameters
 from dbnet.record import Record
 from dbnet.seeded import seeded_images, seeded_weights
 from dbnet.spec import SPECS, STAGES, ModelSpec, with_semantics
-from evaluation.export_check import check_export
+from evaluation.delivery.check import missing
+from evaluation.delivery.settings import Delivered
 from parity.tolerances import tolerances
 
 R18, R50, R50_PP = (SPECS[f"{name}_deformable"] for name in ("dbnet_resnet18", "dbnet_resnet50", "dbnetpp_resnet50"))
@@ -209,9 +211,12 @@ def test_the_command_line(arguments, code, told, checkpoint, tmp_path, monkeypat
 
 def test_an_old_runtime_does_not_stop_an_export(checkpoint, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
+    path = tmp_path / "native.onnx"
+    export(checkpoint, path, deformable="native")
+    delivered = Delivered(path, "onnx", R18, "image", "probability", ("N", 3, "H", "W"), opset=19)
+    assert missing("onnxruntime", delivered) is None
     monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
-    assert check_export(tmp_path / "not looked at", load_model(checkpoint), native=True) == \
-        "not run: ONNX Runtime 1.24.4 has no DeformConv"
+    assert missing("onnxruntime", delivered) == "ONNX Runtime 1.24.4 has no DeformConv"
 
 
 def test_a_plain_network_has_no_form():

@@ -24,7 +24,7 @@ from dbnet.precision import FORMATS
 from dbnet.record import Record
 from dbnet.seeded import seeded_images, seeded_weights
 from dbnet.spec import SPECS, STAGES, TRAINING_STAGES
-from evaluation import elsewhere_onnx, runners
+from evaluation import elsewhere_onnx, half, opening
 from evaluation.elsewhere import Worker
 from evaluation.elsewhere_onnx import ElsewhereSession, OnnxRuntimeElsewhere
 from evaluation.half import open_half
@@ -65,7 +65,7 @@ def one_worker():
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setenv("OMP_NUM_THREADS", "1")
         started = functools.cache(Worker)
-        for module in (runners, elsewhere_onnx):
+        for module in (opening, half, elsewhere_onnx):
             patch.setattr(module, "Worker", started)
         yield
 

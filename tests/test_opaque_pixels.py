@@ -19,7 +19,7 @@ from dbnet.seeded import seeded_images
 from dbnet.spec import MHLIAO_BOXES, MHLIAO_PIXELS, MINDOCR_PIXELS, PADDLE_BOXES, PADDLE_PIXELS, SPECS
 from evaluation.detect import detect
 from evaluation.opaque import OpaqueRunner
-from evaluation.runners import RUNNERS, open_runner
+from evaluation.runners import FRAMEWORKS, open_runner
 from tests import detecting
 from tests.opaque_models import detector, logits_of, opened
 
@@ -215,7 +215,7 @@ def test_a_file_of_ours_that_a_tool_has_rewritten_keeps_its_pixels(tmp_path):
 # What a record or a dialect says is overruled -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RUNNERS)
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_pixels_of_any_model(name, tmp_path):
     pytest.importorskip(name)
     path = detecting.write_model(tmp_path / "m.safetensors")

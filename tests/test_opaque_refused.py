@@ -13,7 +13,7 @@ from converters.onnx_outline import read_outline
 from dbnet.errors import DbnetError
 from dbnet.seeded import seeded_images
 from evaluation.opaque import check_locations
-from evaluation.runners import RUNNERS, open_runner
+from evaluation.runners import FRAMEWORKS, open_runner
 from tests import detecting
 from tests.opaque_models import detector, opened, probability_of
 
@@ -103,7 +103,7 @@ def test_only_an_onnx_runs_as_it_is(tmp_path):
     with pytest.raises(DbnetError, match="fits no known network"):
         open_runner(tmp_path / "m.safetensors", pixels="paddle")
     path = detecting.write_model(tmp_path / "own.safetensors")
-    for runner in RUNNERS:
+    for runner in FRAMEWORKS:
         pytest.importorskip(runner)
         with pytest.raises(DbnetError, match="leave out --map-output"):
             open_runner(path, runner, options=SourceOptions(output="probability"))

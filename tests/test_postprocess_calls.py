@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from dbnet.errors import DbnetError
 from dbnet.postprocess import RULES, boxes_from_map, boxes_from_maps, default_boxes
 from dbnet.spec import BoxRule
+
+#: OpenCV's rule has no polygons.
+PAIRS = [pair for pair in product(sorted(RULES), ("quad", "poly")) if pair != ("opencv", "poly")]
 
 
 def rectangle(height: int = 64, width: int = 96, *, value: float = 0.9) -> np.ndarray:
@@ -30,21 +34,20 @@ def test_by_position_by_name_and_from_a_rule():
     assert plain(boxes_from_map(probability, **asdict(BoxRule("mindocr", "quad", 0.3, 0.6, 2.0, 10)))) == expected
 
 
-@pytest.mark.parametrize("box_type", ["quad", "poly"])
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize(("rule", "box_type"), PAIRS)
 def test_defaults_of_the_projects(rule, box_type):
     settings = default_boxes(rule, box_type)
     assert (settings.rule, settings.box_type, settings.binary_thresh) == (rule, box_type, 0.3)
-    assert settings.unclip_ratio == (2.0 if (rule, box_type) == ("mhliao", "poly") else 1.5)
-    assert (settings.box_thresh, settings.max_candidates) == ((0.3, 3000) if rule == "mmocr" else (0.6, 1000))
+    assert settings.unclip_ratio == (2.0 if (rule, box_type) in (("mhliao", "poly"), ("opencv", "quad")) else 1.5)
+    own = {"mmocr": (0.3, 3000), "opencv": (0.5, 200)}
+    assert (settings.box_thresh, settings.max_candidates) == own.get(rule, (0.6, 1000))
     assert (settings.score_mode, settings.dilation) == ("fast", False)
     assert len(boxes_from_map(rectangle(), **asdict(settings), original_size=(640, 960))) == 1
 
 
 @pytest.mark.parametrize("changes", [{}, {"binary_thresh": 0.0}, {"binary_thresh": 1.0}, {"box_thresh": 0.0},
                                      {"box_thresh": 1.0}, {"unclip_ratio": 1000.0}, {"unclip_ratio": 1e-9}])
-@pytest.mark.parametrize("box_type", ["quad", "poly"])
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize(("rule", "box_type"), PAIRS)
 def test_odd_maps(rule, box_type, changes):
     """The smallest maps, the emptiest, the fullest, the loneliest pixels: boxes or no boxes, and nothing else."""
     pixels = np.zeros((40, 40), np.float32)
@@ -100,6 +103,8 @@ def test_many_maps_with_bad_arguments():
     ({"score_mode": "medium"}, "unknown score mode 'medium'; choose one of fast, slow"),
     ({"score_mode": "slow"}, "'mindocr' has no such choice"),
     ({"rule": "mmocr", "dilation": True}, "choices of the box rule 'paddle'; 'mmocr' has no such choice"),
+    ({"rule": "opencv", "box_type": "poly"}, "the box rule 'opencv' gives quads only"),
+    ({"rule": "opencv", "score_mode": "slow"}, "choices of the box rule 'paddle'; 'opencv' has no such choice"),
     ({"resized_size": (0, 5)}, "resized_size is .height, width. in pixels"),
     ({"original_size": (5,)}, "original_size is .height, width. in pixels"),
 ])

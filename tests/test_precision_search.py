@@ -168,7 +168,7 @@ def test_the_layer_that_takes_what_overflows_is_needed_too(tmp_path, photo, runn
     norm, conv = "backbone.layer1.0.bn1", "backbone.layer1.0.conv2"
     report = examine(setup, photo, goal=0.05)
     assert [layer.name for layer in report.overflowing] == [norm]
-    assert Searcher(report, photo)._needed() == {norm, conv}
+    assert Searcher(report, photo).needed() == {norm, conv}
     kept = examine(setup, photo, keep=[norm], goal=0.05)
     assert kept.drift.nonfinite or kept.drift.maps.max_abs > 0.05
     assert [layer.name for layer in kept.overflowing] == [conv]
@@ -193,7 +193,7 @@ def test_a_sum_that_overflows_is_blamed_on_the_layer_before(tmp_path, photo):
     assert not {layer.name for layer in report.overflowing} & set(parts)
     assert largest["neck.add.2"] * fits > 65504
     assert report.overflowing[0].name == "neck.add.2"
-    assert "neck.unify_channels.2" in Searcher(report, photo)._needed()
+    assert "neck.unify_channels.2" in Searcher(report, photo).needed()
 
 
 def test_failed_images_are_told(tmp_path, photo):

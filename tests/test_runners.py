@@ -19,7 +19,7 @@ from dbnet.running import Device, check_stages, parse_device
 from dbnet.seeded import seeded_images, seeded_weights
 from dbnet.spec import SPECS, STAGES, TRAINING_STAGES
 from evaluation import runners
-from evaluation.runners import RUNNERS, OnnxRuntimeRunner, open_runner
+from evaluation.runners import FRAMEWORKS, OnnxRuntimeRunner, open_runner
 
 R18 = SPECS["dbnet_resnet18"]
 #: The changes of meaning that no file shows, beside MindOCR's own ones.
@@ -54,9 +54,9 @@ def relative(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, fl
 
 @pytest.mark.parametrize("spec", [R18, OTHER_MV3], ids=["resnet18", "other mobilenetv3"])
 def test_three_runners_agree(spec, models):
-    for name in RUNNERS:
+    for name in FRAMEWORKS:
         pytest.importorskip(name)
-    opened = [open_runner(models(spec), runner=name, stages=STAGES) for name in RUNNERS]
+    opened = [open_runner(models(spec), runner=name, stages=STAGES) for name in FRAMEWORKS]
     for shape in ((1, 64, 96), (2, 96, 64)):
         images = seeded_images(*shape)
         images[0, :, :32] = np.random.default_rng(0).normal(size=images[0, :, :32].shape)
@@ -65,7 +65,7 @@ def test_three_runners_agree(spec, models):
         assert outputs[0]["probability"].std() > 0.01
         for other in outputs[1:]:
             assert max(relative(outputs[0], other).values()) <= 5e-5
-    for name, runner in zip(RUNNERS, opened, strict=True):
+    for name, runner in zip(FRAMEWORKS, opened, strict=True):
         assert (runner.name, runner.spec, runner.device) == (name, spec, "cpu")
         environment = runner.environment()
         assert set(environment) >= ENVIRONMENT
@@ -104,7 +104,7 @@ def test_the_formats_own_runner(suffix, expected, models, monkeypatch, caplog):
         open_runner(path)
 
 
-@pytest.mark.parametrize("name", RUNNERS)
+@pytest.mark.parametrize("name", FRAMEWORKS)
 @pytest.mark.parametrize(("dtype", "inference"), [("float16", False), ("bfloat16", True)])
 def test_small_types_and_subsets_run(name, dtype, inference, models):
     pytest.importorskip(name)
@@ -139,7 +139,7 @@ def test_said_semantics_reach_every_runner(models):
     assert np.abs(changed[0] - changed[1]).max() <= 5e-5
 
 
-@pytest.mark.parametrize("name", RUNNERS)
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_images_that_cannot_be_run(name, models):
     pytest.importorskip(name)
     runner = open_runner(models(), runner=name)
@@ -166,7 +166,7 @@ def test_images_that_cannot_be_run(name, models):
     ({"runner": "torch", "device": "Ascend:99"}, "torch_npu and CANN"),
 ])
 def test_requests_that_cannot_be_met(arguments, message, models):
-    for name in RUNNERS:
+    for name in FRAMEWORKS:
         pytest.importorskip(name)
     with pytest.raises(DbnetError, match=message) as error:
         open_runner(models(), **arguments)

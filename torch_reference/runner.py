@@ -25,6 +25,7 @@ from dbnet.running import (
     runnable,
 )
 from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
+from torch_reference.compiled import CompiledStages
 from torch_reference.dbnet import DBNet
 from torch_reference.fpn import AdaptiveScaleFusion, ResidualSqueeze, SqueezeExciteConv
 from torch_reference.mobilenet import HardSigmoid, InvertedResidual, SqueezeExcite
@@ -48,8 +49,8 @@ class TorchRunner:
     stages come as float64. `fp16`, `bf16`: weights, images and maps in that type, stages as float32; the layers of
     keep_float32 (or modules that hold them) and deformable convolutions stay float32, and an operator without weights
     takes the wider type. counts: layer -> what its outputs were, `taken(layer)` -> what it took, once
-    `count` was called. Raises DbnetError for a
-    device that is not there, and for weights that are not the spec's.
+    `count` was called. compiled: by torch.compile, see `torch_reference.compiled`; float32 only. Raises DbnetError for
+    a device that is not there, and for weights that are not the spec's.
     """
 
     name = "torch"
@@ -58,9 +59,11 @@ class TorchRunner:
     def __init__(self, spec: ModelSpec, weights: Mapping[str, np.ndarray], device: str | None = None,
                  stages: tuple[str, ...] = ("probability",), threads: int | None = None,
                  precision: Literal["float32", "float64", "fp16", "bf16"] = "float32",
-                 keep_float32: Collection[str] = ()):
+                 keep_float32: Collection[str] = (), compiled: bool = False):
         if precision not in _TYPES:
             raise DbnetError(f"precision cannot be {precision!r}; choose from {', '.join(_TYPES)}")
+        if compiled and precision != "float32":
+            raise DbnetError(f"torch.compile is for float32 here, not for {precision}; use --runner torch")
         self.spec, self.stages, self.precision = spec, check_stages(stages), precision
         self.kept = kept_layers(spec, keep_float32)
         self.counts: dict[str, Counts] = {}
@@ -77,6 +80,7 @@ class TorchRunner:
         self.net.load_state_dict({p.name_in("torch"): torch.from_numpy(arrays[p.name]) for p in parameters(spec)},
                                  strict=True, assign=True)
         self.net.to(self._device).train(False)
+        self._compiled = CompiledStages(self.net, self.stages) if compiled else None
         if precision in FORMATS:
             _shorten(self.net, _TYPES[precision], self.kept | always_float32(spec))
 
@@ -94,6 +98,8 @@ class TorchRunner:
         check_images(images)
         with self._told(images), torch.inference_mode(), self._exact():
             x = torch.tensor(images, dtype=self._wide, device=self._device)
+            if self._compiled is not None:
+                return {stage: out.cpu().numpy() for stage, out in self._compiled(x).items()}
             maps = dict(zip(STAGES, self.net.stages(x), strict=True))
             if any(stage in TRAINING_STAGES for stage in self.stages):
                 training_maps = self.net.head.training_maps(maps["fused"], maps["probability"])
@@ -134,7 +140,8 @@ class TorchRunner:
             "framework": "torch", "version": torch.__version__, "numpy": np.__version__, "device": self.device,
             "device_name": torch.cuda.get_device_name(self._device) if kind == "gpu" else None,
             "driver": driver_version(kind), "cuda": torch.version.cuda if kind == "gpu" else None,
-            "precision": self.precision, **({"kept_float32": sorted(self.kept)} if self.kept else {}),
+            "precision": self.precision, **({"compiled": "inductor"} if self._compiled else {}),
+            **({"kept_float32": sorted(self.kept)} if self.kept else {}),
             "tf32": False if kind == "gpu" else None, "hf32": None, "jit_level": None,
             "threads": torch.get_num_threads(), "onednn": torch.backends.mkldnn.is_available(),
         }

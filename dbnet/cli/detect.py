@@ -70,7 +70,7 @@ def detect(inputs: tuple[str, ...], model: Path, recursive: bool, out: Path | No
     found = _images(inputs, recursive, folder, force, json_path)
     from evaluation.detecting import Looks, detect_images, settings_of
     from evaluation.runners import open_runner
-    opened = open_runner(model, chosen_runner(runner, device), device, ("probability",), threads, options,
+    opened = open_runner(model, chosen_runner(runner, device, model), device, ("probability",), threads, options,
                          concurrent=True, precision=precision, keep_float32=keep_float32)
     tell_notes(opened)
     pixels, rule = opened.spec.pixels, chosen_boxes(opened.spec.boxes, boxes)

@@ -42,14 +42,17 @@ def chosen_kinds(report_only: bool, only: tuple[str, ...], no_pictures: bool, no
     return tuple(kind for kind in KINDS if kind in wanted)
 
 
-def chosen_runner(runner: str, device: str | None) -> str | None:
+def chosen_runner(runner: str, device: str | None, model: Path | None = None) -> str | None:
     """The runner for `auto`: ONNX Runtime for the CPU, which is also the best device where no accelerator's driver is
-    installed; None leaves the choice to the file's format.
+    installed; None leaves the choice to the file's format. model: one that only one runtime reads has no other choice.
     """
     if runner != "auto":
         return runner
     from dbnet.extras import installed
     from dbnet.running import driver_version, parse_device
+    from evaluation.weightless import is_weightless
+    if model is not None and is_weightless(model):
+        return None
     on_cpu = parse_device(device).kind == "cpu" if device else not (driver_version("gpu") or driver_version("ascend"))
     return "onnxruntime" if on_cpu and installed("onnxruntime") else None
 

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from dbnet.errors import DbnetError
 from dbnet.precision_names import PRECISIONS
-from dbnet.runner_names import RUNNERS, RunnerNameError, parse_runner
+from dbnet.runner_names import RUNNERS, VARIANTS, RunnerNameError, parse_runner
 
 
 class _Path(click.Path):
@@ -32,7 +32,7 @@ PathArgument = _Path(path_type=Path, readable=False)
 
 
 class RunnerType(click.ParamType):
-    """A framework, or one of another environment: NAME@PYTHON. others: names that mean something beside them."""
+    """NAME[:VARIANT][@PYTHON], see `dbnet.runner_names`. others: names that mean something beside them."""
 
     name = "runner"
 
@@ -40,7 +40,7 @@ class RunnerType(click.ParamType):
         self._others = others
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join((*self._others, *RUNNERS))}][@PYTHON]"
+        return f"[{'|'.join((*self._others, *RUNNERS))}][:VARIANT][@PYTHON]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The interpreter's path becomes absolute. A slip is a matter of usage; DbnetError if there is none."""
@@ -52,7 +52,10 @@ class RunnerType(click.ParamType):
             self.fail(str(error), param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in (*self._others, *RUNNERS) if name.startswith(incomplete)]
+        framework, colon, _ = incomplete.partition(":")
+        names = [f"{framework}:{variant}" for variant in VARIANTS.get(framework, ())] if colon else \
+            [*self._others, *RUNNERS]
+        return [CompletionItem(name) for name in names if name.lower().startswith(incomplete.lower())]
 
 
 #: What `source_options` adds to a command.

@@ -20,8 +20,10 @@ class ExportSettings:
     """What every target may be asked for; one that cannot do it says so (DbnetError).
 
     data_shape: height and width to fix, multiples of 32; None: dynamic. batch: the number of images to fix; None: any,
-    or 1 where data_shape is fixed. keep_float32: layers that stay float32 beside fp16. buckets: the sizes that a graph
-    for Ascend is compiled for; empty: from the resize rule.
+    or 1 where data_shape is fixed. keep_float32: layers that stay float32 beside fp16. Of targets lite and om: buckets:
+    the sizes that the graph is compiled for; empty: from the resize rule, with `images`, which are like those to come,
+    at most `most_buckets`. soc: the chip, `Ascend310P3`; None asks npu-smi. prepare: only what the converter takes is
+    wanted, it is not run.
     """
 
     target: str = "onnx"
@@ -34,15 +36,20 @@ class ExportSettings:
     output: OutputKind = "probability"
     buckets: tuple[Size, ...] = ()
     force: bool = False
+    images: tuple[Path, ...] = ()
+    most_buckets: int = 16
+    soc: str | None = None
+    prepare: bool = False
 
 
 @dataclass(frozen=True)
 class Delivered:
     """A file for a runtime.
 
-    path: what a runner opens. files: everything that was written, `path` first. spec: its pixels are those that the file
-    takes. input_shape: (N, 3, H, W), a letter where any will do. output_rank: 4, or 2 for (H, W). opset: of an .onnx.
-    told: what to tell the user, a line each.
+    path: what a runner opens. files: everything that was written, `path` first. spec: its pixels are those that the
+    file takes. input_shape: (N, 3, H, W), a letter where any will do. output_rank: 4, or 2 for (H, W). opset: of an
+    .onnx. told: what to tell the user, a line each. undone: why there is no `out` yet, though everything that it is
+    made of was written; the command then ends with exit code 3.
     """
 
     path: Path
@@ -57,3 +64,4 @@ class Delivered:
     opset: int | None = None
     files: tuple[Path, ...] = ()
     told: tuple[str, ...] = field(default=())
+    undone: str | None = None
