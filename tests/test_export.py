@@ -216,7 +216,7 @@ def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
 def test_what_is_there_stays_if_the_check_fails(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_bytes(b"mine")
     refused(command("export", TRAINED, tmp_path / "a.onnx"), REFUSED, "add --force")
-    monkeypatch.setattr(checking, "ELSEWHERE", -1.0)
+    monkeypatch.setattr(checking, "WHOLE", -1.0)
     refused(command("export", TRAINED, tmp_path / "a.onnx", "--force"), REFUSED, "on images")
     assert (tmp_path / "a.onnx").read_bytes() == b"mine"
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]

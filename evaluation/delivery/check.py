@@ -33,8 +33,11 @@ from evaluation.runners import Runner, archive, open_runner
 
 #: Largest difference in probability within ONNX Runtime: both forms are the same float32 computation in another order.
 TOLERANCE = 1e-5
-#: Of another runtime, and on whole images, where more is added up: 24-bit arithmetic in another order stays below.
+#: Of another runtime on the noise: 24-bit arithmetic in another order stays below.
 ELSEWHERE = 1e-4
+#: On whole images, which have sharper edges of text than noise: measured 1.2e-4 at most, in OpenCV 4.11, whose fast
+#: convolutions (Winograd) round more than others', with PaddleOCR's trained network.
+WHOLE = 5e-4
 #: Of the boxes of a runtime's own rule: where this many are lost or new, it is no matter of thresholds.
 LOST = 0.1
 #: Height and width of the noise, where the file takes every size.
@@ -197,7 +200,7 @@ def _compared(delivered: Delivered, model: LoadedModel, name: str, reference: An
         candidate = _As(opened, spec, batch if isinstance(batch, int) else 1)
         noise = _noise(delivered, model.record.spec.pixels, given)
         far = _far(reference.run(noise[0]), candidate.run(noise[1]))
-        maps = compare_maps(Side(reference, spec.boxes), Side(candidate, spec.boxes), images, tolerance=ELSEWHERE)
+        maps = compare_maps(Side(reference, spec.boxes), Side(candidate, spec.boxes), images, tolerance=WHOLE)
     except DbnetError as error:
         if any(mark in str(error) for mark in _REFUSALS):
             raise RefusedError(name, name, str(error)) from error
@@ -260,7 +263,7 @@ def _found(delivered: Delivered, model: LoadedModel, finder: Finder, images: lis
 
 def _require_same(row: Checked, maps: MapComparison) -> None:
     tolerance = TOLERANCE if parse_runner(row.runner).framework == "onnxruntime" else ELSEWHERE
-    for what, far, most in (("on seeded noise", row.noise, tolerance), ("on images", maps.max_abs, ELSEWHERE)):
+    for what, far, most in (("on seeded noise", row.noise, tolerance), ("on images", maps.max_abs, WHOLE)):
         if far is None or not far <= most:
             told = "a map of another size, or NaN" if far is None else f"a difference of {far:.1e}"
             raise DbnetError(f"what was written differs from the model in {row.runtime}, by {told} {what}, more than "

@@ -15,8 +15,11 @@ import numpy as np
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
 from dbnet.pixel_formats import AnySpec
+from dbnet.runner_names import RunnerName, parse_runner
 from evaluation.delivery.refused import RefusedError
 from evaluation.delivery.settings import Delivered
+from evaluation.elsewhere_graphs import DbApiElsewhere
+from evaluation.opencv_db import db_api_boxes
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,11 @@ class Finder:
 
 
 def finders(delivered: Delivered, runners: Sequence[str]) -> list[Finder]:
-    """Those of the target, in this environment. runners: in which the file was compared."""
-    if delivered.target == "opencv" and "opencv" in runners:
-        return [Finder("TextDetectionModel_DB", lambda: f"TextDetectionModel_DB of OpenCV {cv2.__version__}", _opencv)]
+    """Those of the target. runners: in which the file was compared; OpenCV's DB API is asked in each OpenCV of these.
+    Raises DbnetError if another environment's does not start.
+    """
+    if delivered.target == "opencv":
+        return [_db_api(who) for who in map(parse_runner, runners) if who.framework == "opencv"]
     if delivered.target == "rapidocr":
         why = None if installed("rapidocr_onnxruntime") else \
             "RapidOCR itself is not installed (pip install rapidocr-onnxruntime)"
@@ -42,12 +47,20 @@ def finders(delivered: Delivered, runners: Sequence[str]) -> list[Finder]:
     return []
 
 
-def _opencv(path: Path, image: np.ndarray, spec: AnySpec) -> Sequence[np.ndarray]:
-    from evaluation.opencv_db import db_api_boxes
-    try:
-        return [quad for quad, _ in db_api_boxes(path, image, spec.pixels, spec.boxes)]
-    except DbnetError as error:
-        raise RefusedError("opencv", f"OpenCV {cv2.__version__}", str(error)) from error
+def _db_api(who: RunnerName) -> Finder:
+    boxes: Callable[..., list[tuple[np.ndarray, float]]] = db_api_boxes
+    version = cv2.__version__
+    if who.python is not None:
+        boxes = elsewhere = DbApiElsewhere(who.python)
+        version = f"{elsewhere.worker.about['version']} of another environment"
+
+    def find(path: Path, image: np.ndarray, spec: AnySpec) -> Sequence[np.ndarray]:
+        try:
+            return [quad for quad, _ in boxes(path, image, spec.pixels, spec.boxes)]
+        except DbnetError as error:
+            raise RefusedError("opencv", f"OpenCV {version}", str(error)) from error
+
+    return Finder("TextDetectionModel_DB", lambda: f"TextDetectionModel_DB of OpenCV {version}", find)
 
 
 def _rapidocr(path: Path, image: np.ndarray, _spec: AnySpec) -> Sequence[np.ndarray]:
