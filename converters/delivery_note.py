@@ -4,12 +4,13 @@ The record is that of the weights. A file made for a runtime may take that runti
 probability, or a map without N and C, or compute in float16; whatever opens such a file as it is asks here first.
 
 Carriers: .onnx `metadata_props["dbnet.delivery"]`; .mindir `user_info["dbnet.delivery"]`; OpenVINO's .xml
-`rt_info/dbnet/delivery` (the record beside it).
+`rt_info/dbnet/delivery` (the record beside it, and of the .bin the sha256).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,11 +23,17 @@ from converters.onnx_wire import model_places
 from converters.protobuf_wire import MalformedError
 from dbnet.errors import DbnetError, short, shown
 from dbnet.pixel_formats import S
-from dbnet.record import RECORD_KEY, read_fields
+from dbnet.record import RECORD_KEY, Record, read_fields
 from dbnet.spec import BoxRule, PixelFormat
 
 DELIVERY_KEY = "dbnet.delivery"
+#: Of an .xml: the sha256 of the .bin that it was written with.
+BIN_KEY = "dbnet.bin_sha256"
 VERSION = 1
+#: Of PixelFormat: what a front in the graph changes. How images come to their size is outside of every file.
+_NORMALISED = ("colour", "mean", "std")
+#: How `exported` begins.
+EXPORTED = "exported for "
 #: Bytes of the largest .xml that is read; DBNet++ with deformable convolutions taken apart has 2 MB.
 LARGEST_XML = 1 << 26
 
@@ -55,9 +62,18 @@ class DeliveryNote:
         """The record's spec with the pixels and boxes of the file."""
         return replace(spec, pixels=self.pixels, boxes=self.boxes)
 
+    def has_front(self, record_pixels: PixelFormat) -> bool:
+        """Whether the file makes the network's pixels of others, so that it must be given these."""
+        return any(getattr(self.pixels, name) != getattr(record_pixels, name) for name in _NORMALISED)
+
     def describe(self, record_pixels: PixelFormat) -> str:
         """For people, one phrase; empty where nothing is said that the record does not."""
-        parts = [f"takes the pixels of {self.target}"] * (self.pixels != record_pixels)
+        parts = []
+        if self.has_front(record_pixels):
+            parts.append(f"takes the pixels of {self.target}")
+        elif self.pixels != record_pixels:
+            height, width = self.pixels.size
+            parts.append(f"takes images resized by {self.pixels.resize} with {height}x{width}")
         parts += ["gives logits"] * self.logits + ["gives a map (H, W)"] * (self.rank == 2)
         parts += ["computes in float16"] * (self.precision == "fp16")
         return ", ".join(parts)
@@ -109,6 +125,12 @@ def read_delivery(path: Path) -> DeliveryNote | None:
     return None if text is None else DeliveryNote.from_json(text, str(path))
 
 
+def recorded_pixels(path: Path) -> PixelFormat | None:
+    """Those of the record that a file carries: what its network takes. Raises DbnetError if it is damaged."""
+    text = texts_of(path).get(RECORD_KEY)
+    return None if text is None else Record.from_json(text, str(path)).spec.pixels
+
+
 def exported(metadata: Mapping[str, str], path: Path, pixels: PixelFormat) -> list[str]:
     """For people, what a file takes and gives beyond its record, with the `pixels` of that; a line, or none.
 
@@ -118,12 +140,14 @@ def exported(metadata: Mapping[str, str], path: Path, pixels: PixelFormat) -> li
         return []
     note = DeliveryNote.from_json(metadata[DELIVERY_KEY], str(path))
     told = note.describe(pixels)
-    return [f"exported for {note.target}: {told}; its weights and record are the model's own"] if told else []
+    own = "record is the model's own, its weights are rounded to float16" if note.precision == "fp16" else \
+        "weights and record are the model's own"
+    return [f"{EXPORTED}{note.target}: {told}; its {own}"] if told else []
 
 
 def texts_of(path: Path) -> dict[str, str]:
-    """Record and note of an .onnx, .mindir or .xml as they stand, by `RECORD_KEY` and `DELIVERY_KEY`. Raises
-    DbnetError.
+    """Record and note of an .onnx, .mindir or .xml as they stand, by `RECORD_KEY` and `DELIVERY_KEY`; of an .xml also
+    what stands under `BIN_KEY`. Raises DbnetError.
     """
     if path.suffix.lower() == ".xml":
         return _texts_of_xml(path)
@@ -141,8 +165,20 @@ def texts_of(path: Path) -> dict[str, str]:
     return {key: found[key] for key in (RECORD_KEY, DELIVERY_KEY) if key in found}
 
 
+def _is_utf8(content: bytes) -> bool:
+    """Whether a reader of XML takes it for that: no other mark at its beginning, no other encoding said, no byte 0."""
+    said = re.match(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?encoding\s*=\s*["']([^"']*)["']""", content)
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content and (said is None or said[1].lower() in (b"utf-8", b"utf8", b"us-ascii", b"ascii"))
+
+
 def _texts_of_xml(path: Path) -> dict[str, str]:
-    """Entities are refused: OpenVINO writes none, and a few lines of them become gigabytes."""
+    """Entities are refused: OpenVINO writes none, and a few lines of them become gigabytes. So is another encoding than
+    UTF-8, in which they would look otherwise.
+    """
     try:
         if path.stat().st_size > LARGEST_XML:
             raise DbnetError(f"{path}: has more than {LARGEST_XML >> 20} MiB, so it is no OpenVINO model of a network "
@@ -150,6 +186,8 @@ def _texts_of_xml(path: Path) -> dict[str, str]:
         content = path.read_bytes()
     except OSError as error:
         raise DbnetError(f"{path}: cannot be read ({error.strerror})") from error
+    if not _is_utf8(content):
+        raise DbnetError(f"{path}: is not in UTF-8, as every OpenVINO model is; export the model again")
     if b"<!" in content.replace(b"<!--", b""):
         raise DbnetError(f"{path}: declares entities or a document type, which no OpenVINO model does; it is not read")
     try:
@@ -159,7 +197,7 @@ def _texts_of_xml(path: Path) -> dict[str, str]:
     if root.tag != "net":
         raise DbnetError(f"{path}: is no OpenVINO model, its root is <{short(root.tag, 40)}>")
     found = {}
-    for key, name in ((RECORD_KEY, "record"), (DELIVERY_KEY, "delivery")):
+    for key, name in ((RECORD_KEY, "record"), (DELIVERY_KEY, "delivery"), (BIN_KEY, "bin_sha256")):
         place = root.find(f"rt_info/dbnet/{name}")
         if place is not None and (value := place.get("value")) is not None:
             found[key] = value

@@ -21,6 +21,8 @@ WRITABLE = ("ckpt", "pth", "onnx", "safetensors", "pdparams")
 #: format, and then most often who wrote it.
 _TENSOR = re.compile(rb"\x0a(?:[\x80-\xff]{0,9}[\x00-\x7f])\x0a", re.DOTALL)
 _MODEL = re.compile(rb"\x0a[\x01-\x10][0-9][0-9.]*[\x12\x1a\x22\x2a\x32\x3a]|\x12\x09MindSpore", re.DOTALL)
+#: OpenVINO's .xml, in lower case; comments may stand before its root.
+_OPENVINO = re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<net[\s>]", re.DOTALL)
 #: MindSpore Lite's flat buffers, at byte 4.
 _LITE = (b"MSL0", b"MSL1", b"MSL2")
 
@@ -92,6 +94,9 @@ def _is_markup(head: bytes) -> bool:
 
 def _looks_like(head: bytes) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if _OPENVINO.match(text):
+        return ("is an OpenVINO model, which runs as it is (--runner openvino) and whose weights, in the .bin beside "
+                "it, are not read; take the model that it was made of")
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
         return "is a web page, not weights (a download that needs a login or confirmation?)"
     if text.startswith(b"version https://git-lfs"):

@@ -6,7 +6,7 @@ into without another graph in its place. Needs onnx.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -36,10 +36,11 @@ def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return copy
 
 
-def with_given_stages(model: ModelProto, layers: bool = False) -> ModelProto:
+def with_given_stages(model: ModelProto, layers: bool = False, half: Collection[str] = ()) -> ModelProto:
     """A copy whose stages are computed from inputs `given.c2`, `given.c3`, ..., not from each other.
 
-    layers: the output of every module is an output too (`layers_of` names them). Raises DbnetError if the graph does
+    layers: the output of every module is an output too (`layers_of` names them). half: the stages that the graph
+    computes in float16, which are given so. Raises DbnetError if the graph does
     not have all stages under their names.
     """
     within = stages_within(model)
@@ -53,7 +54,8 @@ def with_given_stages(model: ModelProto, layers: bool = False) -> ModelProto:
             if name in STAGES:
                 node.input[i] = GIVEN + name
                 used.add(name)
-    copy.graph.input.extend(helper.make_tensor_value_info(GIVEN + stage, TensorProto.FLOAT, None)
+    copy.graph.input.extend(helper.make_tensor_value_info(GIVEN + stage, TensorProto.FLOAT16 if stage in half else
+                                                          TensorProto.FLOAT, None)
                             for stage in STAGES if stage in used)
     return copy
 

@@ -89,7 +89,8 @@ def boxes_from_map(
     """The texts in one probability map, (H, W) of floats in 0..1, in the order in which OpenCV traces them.
 
     box_type: `quad` for rotated rectangles or `poly`. Thresholds are fractions. unclip_ratio: MhLiao/DB grows polygons
-    by 2.0, everything else is 1.5 (`default_boxes`). max_candidates: contours looked at (MMOCR looks at one more).
+    by 2.0, everything else is 1.5 (`default_boxes`). max_candidates: contours looked at (MMOCR looks at one more;
+    OpenCV's default is all of them, `dbnet.spec.ALL_CANDIDATES`).
     score_mode, dilation: PaddleOCR's `det_db_score_mode` (`slow` scores the contour instead of its rectangle; polygons
     are always scored fast) and `use_dilation`; the other projects have no such choice.
     resized_size: (height, width) of the part of the map that shows the image, default all of it; original_size: of the

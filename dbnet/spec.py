@@ -176,8 +176,10 @@ MINDOCR_BOXES = BoxRule("mindocr", "quad", 0.3, 0.6, 1.5, 1000)
 PADDLE_BOXES = BoxRule("paddle", "quad", 0.3, 0.6, 1.5, 1000)
 MHLIAO_BOXES = BoxRule("mhliao", "quad", 0.3, 0.6, 1.5, 1000)
 MMOCR_BOXES = BoxRule("mmocr", "quad", 0.3, 0.3, 1.5, 3000)
-#: What cv2.dnn.TextDetectionModel_DB starts with; it looks at all contours, OpenCV's tutorial at so many.
-OPENCV_BOXES = BoxRule("opencv", "quad", 0.3, 0.5, 2.0, 200)
+#: Of `max_candidates`, also in OpenCV, where it is an int.
+ALL_CANDIDATES = 2 ** 31 - 1
+#: What cv2.dnn.TextDetectionModel_DB starts with: it looks at all contours. OpenCV's tutorial sets 200.
+OPENCV_BOXES = BoxRule("opencv", "quad", 0.3, 0.5, 2.0, ALL_CANDIDATES)
 
 _MINDOCR_R50 = ModelSpec(
     name="dbnet_resnet50", backbone="resnet50", neck_channels=256, fusion="concat", stem_pool="same",

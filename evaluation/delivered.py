@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from converters.delivery_note import DeliveryNote
-from evaluation.graph_files import OtherGraphError
+from converters.onnx_graph import INPUT
+from dbnet.spec import PixelFormat
+from evaluation.graph_files import OtherGraphError, as_given
 from evaluation.onnx_maps import sigmoid
 
 #: What a runner may have beside the methods of `evaluation.runners.Runner`.
 _PASSED = ("name", "device", "title", "shape", "threads", "at_once", "ort", "provider")
 
 
+def pixels_for(runner: Any, wanted: PixelFormat) -> PixelFormat:
+    """`wanted` for a runner: of a file that makes its network's pixels of others, only how images come to their size.
+    """
+    note, own = getattr(runner, "note", None), getattr(runner, "recorded", None)
+    if note is None or own is None or not note.has_front(own):
+        return wanted
+    fixed: PixelFormat = note.pixels
+    return replace(wanted, colour=fixed.colour, mean=fixed.mean, std=fixed.std)
+
+
 class DeliveredRunner:
     """A runner of such a file, see `evaluation.runners.Runner`; it gives the probability, and the logits of a file that
-    gives these. note: what the file says of itself. spec: set by who opens it, with the file's pixels.
+    gives these. note: what the file says of itself. spec: set by who opens it, with the file's pixels. recorded: set so
+    too, the pixels of the record that it carries.
     """
+
+    recorded: PixelFormat | None = None
 
     def __init__(self, inner: Any, note: DeliveryNote, stages: tuple[str, ...]):
         self._inner, self.note, self.stages = inner, note, stages
@@ -50,11 +66,15 @@ class DeliveredRunner:
 
     def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """What the graph gets and gives, before any sigmoid of ours, as `OnnxRuntimeRunner` has it."""
-        given: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = self._inner.exchanged(images)
+        exchanged = getattr(self._inner, "exchanged", None)
+        if exchanged is None:  # that of another environment, of which the note says enough
+            maps = self._inner.run(images)
+            return {INPUT: images}, as_given(maps, maps if self.note.rank == 2 else ())
+        given: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = exchanged(images)
         return given
 
     def environment(self) -> dict[str, Any]:
         """As the runner's; the precision is the file's."""
         told: dict[str, Any] = self._inner.environment()
-        own = {"precision": "fp16, the file's own"} if self.note.precision == "fp16" else {}
+        own = {"precision": "fp16"} if self.note.precision == "fp16" else {}
         return {**told, **own, "delivery": self.note.target, "sigmoid": self.note.logits}

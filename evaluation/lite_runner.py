@@ -36,7 +36,8 @@ _TRIED = (64, 96)
 @dataclass(frozen=True)
 class Told:
     """What the sidecar tells a runner. sizes: (height, width) that the model was compiled for, none where any will do.
-    batch: images at once. device: for which it was converted. data: all of it, for `evaluation.lite_sidecar`.
+    batch: images at once. device: for which it was converted. file: sha256 of the model that it belongs to, None where
+    that is made by hand and not by the script. data: all of it, for `evaluation.lite_sidecar`.
     """
 
     sizes: tuple[Size, ...]
@@ -44,6 +45,7 @@ class Told:
     device: Literal["ascend", "cpu"]
     precision: str
     logits: bool
+    file: str | None
     data: dict[str, Any]
 
 
@@ -62,7 +64,10 @@ def read_told(model: Path) -> Told | None:
         if len(sizes) > MOST or data["device"] not in ("ascend", "cpu"):
             raise ValueError(f"{len(sizes)} sizes for {short(data['device'], 20)}")
         logits = {"probability": False, "logits": True}[data["delivery"]["output"]]
-        return Told(sizes, _number(data["batch"]), data["device"], str(data["precision"]), logits, data)
+        file = data.get("file")
+        if file is not None and not isinstance(file, str):
+            raise ValueError(f"{short(file, 20)} is no sha256")
+        return Told(sizes, _number(data["batch"]), data["device"], str(data["precision"]), logits, file, data)
     except OSError as error:
         raise DbnetError(f"{path}: cannot be read ({error.strerror}); {again}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -108,12 +113,25 @@ class LiteRunner:
         if self._device.kind == "gpu" or (sidecar and sidecar.device != self._device.kind):
             made = f"was converted for {sidecar.device}" if sidecar else "runs on cpu or ascend"
             raise DbnetError(f"{self.path}: {made}, not for {self._device.kind}; choose another --device")
-        self.digest = _digest(self.path)
-        self.notes = [f"runs at {', '.join(map(told_size, self.sizes))} only: other images are padded to the next size"
-                      ] * (len(self.sizes) > 1)
+        self.digest = digest_of(self.path)
+        self.notes = self._belongs()
+        if len(self.sizes) > 1:
+            self.notes += [f"runs at {', '.join(map(told_size, self.sizes))} only: other images are padded to the next "
+                           f"size"]
         self._lite = _package()
         self._open()
         self.logits = sidecar.logits if sidecar else self._try()
+
+    def _belongs(self) -> list[str]:
+        """A note where the sidecar does not say whose it is. Raises DbnetError if it is another file's."""
+        if self._sidecar is None or self._sidecar.file == self.digest:
+            return []
+        beside = f"{self.path.stem}.{SIDECAR}"
+        if self._sidecar.file is not None:
+            raise DbnetError(f"{self.path}: is not the file that {beside} beside it was written for (its sha256 is "
+                             f"another); copy both of one export, or export again")
+        return [f"{beside} does not say that it belongs to {self.path.name}, for the script beside it was not run to "
+                f"its end there; what it says of pixels, sizes and logits is believed"]
 
     def _open(self) -> None:
         lite = self._lite
@@ -210,7 +228,7 @@ def model_file(source: str | Path | bytes) -> Path:
     return path
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """sha256 of a file. By hand, for Python 3.10 in other environments."""
     total = hashlib.sha256()
     with path.open("rb") as stream:

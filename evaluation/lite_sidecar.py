@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from converters.delivery_note import DeliveryNote
+from converters.delivery_note import DELIVERY_KEY, DeliveryNote, texts_of
 from dbnet.errors import DbnetError, short
 from dbnet.extras import installed
-from dbnet.record import Record
+from dbnet.record import RECORD_KEY, Record
 from dbnet.seeded import seeded_images
 from dbnet.spec import ModelSpec
 from evaluation.few_sizes import Size
@@ -29,6 +29,7 @@ class Sidecar:
     batch: int
     device: Literal["ascend", "cpu"]
     precision: str
+    file: str | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -40,7 +41,8 @@ class Sidecar:
         return json.dumps({
             "version": VERSION, "record": json.loads(self.record.to_json()),
             "delivery": json.loads(self.note.to_json()), "sizes": [list(size) for size in self.sizes],
-            "batch": self.batch, "device": self.device, "precision": self.precision}, indent=1, sort_keys=True) + "\n"
+            "batch": self.batch, "device": self.device, "precision": self.precision, "file": self.file},
+            indent=1, sort_keys=True) + "\n"  # the script finds the line of "file"
 
 
 def read_sidecar(model: Path) -> Sidecar | None:
@@ -55,12 +57,21 @@ def read_sidecar(model: Path) -> Sidecar | None:
         raise DbnetError(f"{where}: is damaged ({short(error)} is missing); write it again: dbnet export --target "
                          f"lite") from error
     return Sidecar(Record.from_json(record, where), DeliveryNote.from_json(note, where), told.sizes, told.batch,
-                   told.device, told.precision)
+                   told.device, told.precision, told.file)
 
 
 def is_converted(path: Path) -> bool:
-    """Whether a file is for MindSpore Lite alone: a .ms, or one with a sidecar."""
-    return path.suffix == ".ms" or (path.suffix == ".mindir" and path.with_name(f"{path.stem}.{SIDECAR}").is_file())
+    """Whether a file is for MindSpore Lite alone: a .ms, or one with a sidecar, unless the file itself says that it is
+    MindSpore's own: it then has the record of its weights, and was not exported for MindSpore Lite.
+    """
+    if path.suffix != ".mindir" or not path.with_name(f"{path.stem}.{SIDECAR}").is_file():
+        return path.suffix == ".ms"
+    try:
+        texts = texts_of(path)
+        note = DeliveryNote.from_json(texts[DELIVERY_KEY], str(path)) if DELIVERY_KEY in texts else None
+    except DbnetError:  # as a converted file may be, of which nothing is known
+        return True
+    return RECORD_KEY not in texts or (note is not None and note.target == "lite")
 
 
 def open_lite(path: Path, device: str | None = None, stages: tuple[str, ...] | None = ("probability",),

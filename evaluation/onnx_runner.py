@@ -14,7 +14,17 @@ from dbnet.extras import onnxruntime_errors, require
 from dbnet.onnx_providers import OF_KIND, Provider, provider_of
 from dbnet.pixel_formats import AnySpec
 from dbnet.running import Device, check_images, check_stages, driver_version, parse_device
-from evaluation.graph_files import MAX_AT_ONCE, OtherGraphError, as_stage, check_fixed_shape, cores, stages_of
+from evaluation.graph_files import (
+    MAX_AT_ONCE,
+    OtherGraphError,
+    as_given,
+    as_stage,
+    batch_notes,
+    check_fixed_shape,
+    cores,
+    in_batches,
+    stages_of,
+)
 
 #: Of ONNX Runtime's own messages. What it refuses on a CPU is in the exception; why it leaves a card aside is not.
 _NOTHING, _ERRORS_ONLY = 4, 3
@@ -88,6 +98,7 @@ class OnnxRuntimeRunner:
         self._one_by_one = any(len(output.shape) == 2 for output in self._session.get_outputs()
                                if output.name in stages)
         self.shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
+        self.notes += batch_notes(self.shape)
         return stages
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,8 +108,9 @@ class OnnxRuntimeRunner:
         """
         images = check_images(images)
         if not self._one_by_one:
-            check_fixed_shape(self._where, self.shape, images.shape)
-            return self._maps(images)
+            several = self.shape[0] if self.shape[0] != 1 else None
+            check_fixed_shape(self._where, (None if several else self.shape[0], *self.shape[1:]), images.shape)
+            return in_batches(images, several, self._maps)
         check_fixed_shape(self._where, (None, *self.shape[1:]), images.shape)
         found = [self._maps(images[i:i + 1]) for i in range(len(images))]
         return {stage: np.concatenate([maps[stage] for maps in found]) for stage in self.stages}
@@ -108,8 +120,10 @@ class OnnxRuntimeRunner:
         return {stage: as_stage(map_) for stage, map_ in zip(self.stages, maps, strict=True)}
 
     def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """What the graph gets for these images and what it gives, as `run`, by its own names and in its own types."""
-        return {self._input.name: check_images(images)}, self.run(images)
+        """What the graph gets for one image and what it gives, by its own names, in its own types and shapes."""
+        check_fixed_shape(self._where, self.shape, check_images(images).shape)
+        matrices = [output.name for output in self._session.get_outputs() if len(output.shape) == 2]
+        return {self._input.name: check_images(images)}, as_given(self.run(images), matrices)
 
     def _computed(self, outputs: Sequence[str], feed: np.ndarray) -> list[np.ndarray]:
         """Those outputs, as they come. Raises DbnetError for what ONNX Runtime says."""

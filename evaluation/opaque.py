@@ -21,7 +21,7 @@ from converters.onnx_outline import Outline, family_of, read_outline
 from dbnet.errors import DbnetError, UnknownNetworkError, shown
 from dbnet.pixel_formats import CHOICES, EXACT, FAMILIES, AnySpec, OpaqueSpec, S, pixel_choice, told
 from dbnet.record import Record
-from dbnet.runner_names import parse_runner
+from dbnet.runner_names import RunnerName, parse_runner
 from dbnet.running import check_images
 from dbnet.seeded import seeded_images
 from dbnet.spec import STRIDE, PixelFormat
@@ -41,27 +41,33 @@ _TRIED = (128, 256)
 
 def open_unknown(path: Path, error: UnknownNetworkError, options: SourceOptions, otherwise: AnySpec | None,
                  runner: str | None, device: str | None, stages: tuple[str, ...] | None, threads: int | None,
-                 concurrent: bool) -> OpaqueRunner:
-    """A file that fits no known network, as `error` says, if it is an .onnx. otherwise: see `open_runner`.
+                 concurrent: bool) -> Any:
+    """A file that fits no known network, as `error` says, if it is an .onnx or a .mindir. otherwise: see `open_runner`.
 
     Raises `error` for other files, and if the user said what network it is (NoChoiceError where that is all that is
     wrong); DbnetError if it cannot run as it is, or nobody knows its pixels.
     """
-    if detect(path) != "onnx" or any((options.semantics, options.take, options.part)):
+    form = detect(path)
+    if form not in ("onnx", "mindir") or any((options.semantics, options.take, options.part)):
         raise error
     if options.spec or options.dialect:
         raise NoChoiceError(str(error), "spec", "dialect") from error
-    who = parse_runner(runner or "onnxruntime")
-    if who.framework != "onnxruntime":
+    who = parse_runner(runner or ("onnxruntime" if form == "onnx" else "mindspore:mindir"))
+    if form == "onnx" and who.framework != "onnxruntime":
         raise DbnetError(f"{error}; as it is it runs in ONNX Runtime only, not in {who.here}") from error
+    if form == "mindir" and who.here not in ("mindspore:mindir", "mindspore_lite"):
+        raise DbnetError(f"{error}; as it is it runs with --runner mindspore:mindir only, not in {who.here}") from error
     if stages not in (None, ("probability",)):
         wanted = next(stage for stage in stages if stage != "probability")
         raise DbnetError(f"{error}; as it is it gives the probability map, and no stage {wanted}") from error
-    outline = read_outline(path)
+    outline = read_outline(path) if form == "onnx" else None
     spec, notes = _spec_of(path, outline, error, options, otherwise)
     try:
-        opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent, ort=onnxruntime_of(who),
-                              provider=who.variant)
+        if outline is None:
+            opened = _mindir(path, spec, who, device, threads, options)
+        else:
+            opened = OpaqueRunner(path, outline, spec, options, device, threads, concurrent, ort=onnxruntime_of(who),
+                                  provider=who.variant)
     except NoChoiceError:
         raise
     except DbnetError as failure:
@@ -70,13 +76,25 @@ def open_unknown(path: Path, error: UnknownNetworkError, options: SourceOptions,
     return opened
 
 
-def _spec_of(path: Path, outline: Outline, error: DbnetError, options: SourceOptions,
+def _mindir(path: Path, spec: OpaqueSpec, who: RunnerName, device: str | None, threads: int | None,
+            options: SourceOptions) -> Any:
+    """A .mindir by its own graph, which has one output."""
+    from evaluation.opening import Asked, mindir_runner
+    if options.output is not None:
+        raise NoChoiceError(f"{path}: has one output, so none is chosen; leave out --map-output", "output")
+    opened = mindir_runner(path, spec, Asked(who, device, ("probability",), threads, False, options))
+    logits = getattr(opened, "logits", any("a sigmoid is applied" in note for note in opened.notes))
+    opened.spec = replace(opened.spec, output="probability", sigmoid=logits)
+    return opened
+
+
+def _spec_of(path: Path, outline: Outline | None, error: DbnetError, options: SourceOptions,
              otherwise: AnySpec | None) -> tuple[OpaqueSpec, list[str]]:
     """Pixels and boxes, and what tells so."""
     choice = pixel_choice(options.pixels) if options.pixels is not None else None
-    recognised = family_of(outline)
+    recognised = family_of(outline) if outline is not None else None
     notes = []
-    if outline.record is not None:
+    if outline is not None and outline.record is not None:
         own = Record.from_json(outline.record, str(path)).spec
         base = own.pixels, own.boxes
         notes = [f"pixels are those of its record; its weights are not as they were written, so they were not compared "

@@ -16,7 +16,7 @@ from dbnet.errors import DbnetError, short
 from dbnet.pixel_formats import AnySpec
 from dbnet.running import check_images, check_stages
 from dbnet.silence import silent_stderr
-from evaluation.graph_files import OtherGraphError, as_stage, check_fixed_shape, cores, stages_of
+from evaluation.graph_files import OtherGraphError, as_given, as_stage, check_fixed_shape, cores, stages_of
 from evaluation.onnx_inputs import FLOAT, Graph, read_graph
 
 #: OpenCV 4 gives wrong maps where one net runs images of a second size (4.6 to 4.11: it fuses batch norms once more).
@@ -41,7 +41,7 @@ class OpenCvRunner:
     def __init__(self, source: str | Path | bytes, spec: AnySpec, device: str | None = None,
                  stages: tuple[str, ...] | None = ("probability",), threads: int | None = None,
                  concurrent: bool = False):
-        if device not in (None, "cpu"):
+        if device is not None and device.strip().lower() not in ("cpu", "cpu:0"):
             raise DbnetError(f"cv2.dnn runs on cpu here, not on {short(device)}; leave out --device, or choose another "
                              f"--runner")
         self.spec: AnySpec = spec
@@ -70,6 +70,11 @@ class OpenCvRunner:
             found = [self._computed(images[i:i + 1]) for i in range(len(images))]
         return {stage: np.concatenate([maps[stage] for maps in found]) for stage in self.stages}
 
+    def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What the graph gets for one image and what it gives, by its own names and in its own shapes."""
+        maps = self.run(images)
+        return {next(iter(self._graph.inputs)): images}, as_given(maps, self._matrices)
+
     def _computed(self, image: np.ndarray) -> dict[str, np.ndarray]:
         key = image.shape if _ONE_SIZE_PER_NET else ()
         net = self._nets.pop(key, None)
@@ -86,6 +91,7 @@ class OpenCvRunner:
         while len(self._nets) > _SIZES:
             del self._nets[next(iter(self._nets))]
         named = dict(zip(self._outputs, maps, strict=True))
+        self._matrices = [stage for stage in self.stages if np.ndim(named[stage]) == 2]
         return {stage: as_stage(np.array(named[stage])) for stage in self.stages}
 
     def _read(self) -> Any:

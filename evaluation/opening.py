@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from converters import onnx_file
-from converters.delivery_note import read_delivery
+from converters.delivery_note import DeliveryNote, read_delivery, recorded_pixels
 from converters.load import LoadedModel, NoChoiceError, SourceOptions
 from converters.onnx_outline import read_outline
 from converters.tensor_file import Weights
 from dbnet.errors import DbnetError
 from dbnet.extras import require
-from dbnet.pixel_formats import AnySpec, pixel_choice
+from dbnet.pixel_formats import AnySpec, S, pixel_choice
 from dbnet.runner_names import RunnerName
 from dbnet.running import parse_device, runnable
-from dbnet.spec import STAGES, ModelSpec
+from dbnet.spec import STAGES, ModelSpec, PixelFormat
 from evaluation.delivered import DeliveredRunner
 from evaluation.elsewhere import ElsewhereRunner, Worker
 from evaluation.elsewhere_graphs import ElsewhereGraphRunner
@@ -120,7 +120,12 @@ def _open_mindir(model: LoadedModel, asked: Asked) -> Any:
         given = "--set" if asked.options.semantics else "--map-output"
         raise NoChoiceError(f"{path}: runs by its own graph in {who.here}; leave out {given}",
                             *(("output",) if given == "--map-output" else ()))
-    spec = delivered_spec(model, path, asked.options)
+    return mindir_runner(path, delivered_spec(model, path, asked.options), asked)
+
+
+def mindir_runner(path: Path, spec: AnySpec, asked: Asked) -> Any:
+    """The same, whatever network it is. Raises DbnetError if it does not run."""
+    who = asked.who
     if who.framework == "mindspore_lite":
         if who.python is not None:
             return ElsewhereGraphRunner(Worker(who.python, who.framework), path, spec, asked.place, asked.stages,
@@ -197,6 +202,7 @@ def _as_it_is(model: LoadedModel, asked: Asked) -> Any:
         else:
             opened = DeliveredRunner.opened(note, stages, lambda own: graph_runner(model.path, spec, asked, own),
                                             str(model.path))
+            opened.recorded = recorded_pixels(model.path)
     except OtherGraphError as error:
         if not error.foreign or stages not in (None, ("probability",)):
             raise
@@ -212,12 +218,31 @@ def _as_it_is(model: LoadedModel, asked: Asked) -> Any:
 
 
 def delivered_spec(model: LoadedModel, path: Path, options: SourceOptions) -> ModelSpec:
-    """With the pixels and boxes of the file where it says others than its record, and the user's before all."""
+    """With the pixels and boxes of the file where it says others than its record, and the user's before all. Raises
+    DbnetError as `chosen_pixels` does.
+    """
     note = read_delivery(path)
     if note is None:
         return model.record.spec
-    spec = note.of(model.record.spec)
-    return spec if options.pixels is None else pixel_choice(options.pixels).of(spec)
+    return chosen_pixels(path, note, recorded_pixels(path), note.of(model.record.spec), options)
+
+
+def chosen_pixels(path: Path, note: DeliveryNote, own: PixelFormat | None, spec: S, options: SourceOptions) -> S:
+    """`spec` of an exported file with what the user says of its pixels. own: those of its record.
+
+    Raises DbnetError for other colours, means or deviations than those that a front in the file makes its network's of.
+    """
+    if options.pixels is None:
+        return spec
+    chosen = pixel_choice(options.pixels).of(spec)
+    fixed = note.pixels
+    if own is not None and note.has_front(own) and note.has_front(chosen.pixels):
+        mean, std = ("/".join(f"{value:g}" for value in values) for values in (fixed.mean, fixed.std))
+        raise DbnetError(f"{path}: was exported for {note.target} and makes its network's pixels of {fixed.colour}, "
+                         f"mean {mean}, std {std} itself; --pixels {options.pixels} says others: give resize and size "
+                         f"alone, --pixels resize={chosen.pixels.resize},size={chosen.pixels.size[0]}x"
+                         f"{chosen.pixels.size[1]}")
+    return chosen
 
 
 def archive(spec: ModelSpec, weights: Weights, stages: bool) -> bytes:

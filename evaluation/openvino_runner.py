@@ -18,7 +18,17 @@ from dbnet.errors import DbnetError, short
 from dbnet.extras import require
 from dbnet.pixel_formats import AnySpec
 from dbnet.running import check_images, check_stages
-from evaluation.graph_files import MAX_AT_ONCE, OtherGraphError, as_stage, check_fixed_shape, cores, stages_of
+from evaluation.graph_files import (
+    MAX_AT_ONCE,
+    OtherGraphError,
+    as_given,
+    as_stage,
+    batch_notes,
+    check_fixed_shape,
+    cores,
+    in_batches,
+    stages_of,
+)
 
 #: What it computes in. Left to itself OpenVINO takes bfloat16 or float16 where a device has them.
 _PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -35,10 +45,11 @@ class OpenVinoRunner:
     image; its outputs bear the stages' names.
 
     spec: what it computes, passed through. stages: None means all of `dbnet.spec.STAGES` that it gives. device: `cpu`
-    (default), or OpenVINO's own `gpu`, `gpu:1`, `npu`, `auto`. threads: of the CPU, default one per core. concurrent:
-    for many images in a row. On the CPU the threads are then shared out among several calls of `run` at once
-    (`at_once`), which finish more images a second than one call with all threads, with the same numbers. shape: of the
-    input, (N, 3, H, W), None where any will do. An output (H, W), for one image, is given back as (1, 1, H, W).
+    (default), or OpenVINO's own `gpu`, `gpu:1`, `npu`, `auto`, of which it then says what it came to. threads: of the
+    CPU, default one per core; refused for other devices. concurrent: for many images in a row. On the CPU the threads
+    are then shared out among several calls of `run` at once (`at_once`), which finish more images a second than one
+    call with all threads, with the same numbers. shape: of the input, (N, 3, H, W), None where any will do. An output
+    (H, W), for one image, is given back as (1, 1, H, W).
     Raises DbnetError if OpenVINO refuses the file or the device, and OtherGraphError if an output is missing.
     """
 
@@ -56,15 +67,24 @@ class OpenVinoRunner:
         self._where = "the model in memory" if isinstance(source, bytes) else str(source)
         self._failures: tuple[type[Exception], ...] = (*_failures(ov), RuntimeError, ValueError, MemoryError)
         core = ov.Core()
-        place = _place(core, device or "cpu")
-        self.device = place.lower().replace(".", ":")
+        chosen = place = _place(core, device or "cpu")
+        self.device = _ours(place)
+        if threads is not None and place not in _SHARING:
+            raise DbnetError(f"OpenVINO takes a number of threads for cpu only, not for {self.device}; leave out "
+                             f"--threads, or run it on cpu")
         self.at_once = min(threads or cores(), MAX_AT_ONCE) if concurrent and place in _SHARING else 1
         with self._telling("refuses it"):
             model = core.read_model(source if isinstance(source, bytes) else _file(source))
             self.stages = self._check_graph(model, None if stages is None else check_stages(stages))
         with self._telling(f"cannot compile it for {self.device}"):
             self._compile = partial(core.compile_model, device_name=place, config=self._settings(place))
-            self._any_size = _Compiled(ov, self._compile(model), self.stages)
+            compiled = self._compile(model)
+            self._any_size = _Compiled(ov, compiled, self.stages)
+        if place == "AUTO":
+            place = str(compiled.get_property("EXECUTION_DEVICES")[0]).strip("()")
+            self.device = _ours(place)
+            self.notes.append(f"OpenVINO has chosen {self.device}")
+        self._told_threads = (threads or "one per core") if chosen in _SHARING else "as OpenVINO chooses"
         self._device_name = str(core.get_property(place, "FULL_DEVICE_NAME"))
         self._graph = model if self.at_once > 1 and None in self.shape else None
         self._lock = threading.Lock()
@@ -76,17 +96,22 @@ class OpenVinoRunner:
         outputs = {name: output for output in model.outputs for name in output.names}
         stages = stages_of(self._where, list(outputs), wanted)
         sides = [output.partial_shape.rank for output in (outputs[stage] for stage in stages)]
-        self._one_by_one = any(rank.is_static and rank.get_length() == 2 for rank in sides)
+        self._matrices = [stage for stage, rank in zip(stages, sides, strict=True)
+                          if rank.is_static and rank.get_length() == 2]
         inputs = [(each.any_name, each.element_type.get_type_name(), each.partial_shape) for each in model.inputs]
         if len(inputs) != 1 or inputs[0][1] != "f32" or inputs[0][2].rank.is_dynamic or len(inputs[0][2]) != 4:
             told = ", ".join(f"{name} {kind} {shape}" for name, kind, shape in inputs) or "no input"
             raise OtherGraphError(f"{self._where}: takes {told}, not one float32 image (N, 3, H, W)", True)
+        self._input = str(inputs[0][0])
         self.shape = tuple(side.get_length() if side.is_static else None for side in inputs[0][2])
+        self.notes += batch_notes(self.shape)
         return stages
 
     def _settings(self, place: str) -> dict[str, Any]:
         if place not in _SHARING:
-            return {**_PRECISION, "PERFORMANCE_HINT": "LATENCY"}
+            # Else AUTO computes on the CPU until another device has compiled it, and numbers change on the way.
+            own = {"ENABLE_STARTUP_FALLBACK": False} if place == "AUTO" else {}
+            return {**_PRECISION, **own, "PERFORMANCE_HINT": "LATENCY"}
         return {**_PRECISION, "PERFORMANCE_HINT": "LATENCY" if self.at_once == 1 else "THROUGHPUT",
                 "NUM_STREAMS": self.at_once, "INFERENCE_NUM_THREADS": self.threads or cores()}
 
@@ -96,12 +121,18 @@ class OpenVinoRunner:
         Raises DbnetError otherwise.
         """
         images = check_images(images)
-        if not self._one_by_one:
-            check_fixed_shape(self._where, self.shape, images.shape)
-            return self._computed(images)
+        if not self._matrices:
+            several = self.shape[0] if self.shape[0] != 1 else None
+            check_fixed_shape(self._where, (None if several else self.shape[0], *self.shape[1:]), images.shape)
+            return in_batches(images, several, self._computed)
         check_fixed_shape(self._where, (None, *self.shape[1:]), images.shape)
         found = [self._computed(images[i:i + 1]) for i in range(len(images))]
         return {stage: np.concatenate([maps[stage] for maps in found]) for stage in self.stages}
+
+    def exchanged(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What the graph gets for one image and what it gives, by its own names and in its own shapes."""
+        check_fixed_shape(self._where, self.shape, check_images(images).shape)
+        return {self._input: images}, as_given(self.run(images), self._matrices)
 
     def _computed(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self._telling(f"failed on {self.device} at {images.shape}"):
@@ -145,7 +176,7 @@ class OpenVinoRunner:
         return {
             "framework": "openvino", "version": _version(self._ov), "numpy": np.__version__, "device": self.device,
             "device_name": self._device_name, "driver": None, "precision": "float32", "tf32": None, "hf32": None,
-            "jit_level": None, "threads": self.threads or "one per core", **_PRECISION,
+            "jit_level": None, "threads": self._told_threads, **_PRECISION,
         }
 
 
@@ -181,7 +212,8 @@ class _Compiled:
 def _place(core: Any, device: str) -> str:
     """OpenVINO's own name of a device: CPU, GPU, GPU.1. Raises DbnetError for one that it does not have here."""
     kind, colon, index = device.strip().lower().partition(":")
-    if kind not in _DEVICES or (colon and ((kind in ("cpu", "auto") and index != "0") or not index.isdecimal())):
+    number = index.isdecimal() and len(index) <= 3
+    if kind not in _DEVICES or (colon and (not number or (kind in ("cpu", "auto") and index != "0"))):
         raise DbnetError(f"OpenVINO has no device {short(device)!r}; choose from {', '.join(_DEVICES)} (gpu:1 for "
                          f"the second of several)")
     place = kind.upper() + (f".{int(index)}" if index and kind not in ("cpu", "auto") else "")
@@ -191,6 +223,11 @@ def _place(core: Any, device: str) -> str:
         raise DbnetError(f"OpenVINO has no {place} on this machine, only {', '.join(here) or 'nothing'}; choose one of "
                          f"these, or install Intel's driver for it")
     return place
+
+
+def _ours(place: str) -> str:
+    """GPU.1 -> gpu:1."""
+    return place.lower().replace(".", ":")
 
 
 def _file(source: str | Path) -> str:

@@ -81,9 +81,9 @@ def open_runner(path: str | Path, runner: str | None = None, device: str | None 
     the graph of our archive form, rounded after every operator). keep_float32: layers, or modules that hold some, that
     stay float32 then; see `dbnet.precision`.
 
-    An .onnx of another network, or with other names than ours, runs as it is too, for the probability alone: see
-    `evaluation.opaque`. pixels: the same as `options.pixels`, what goes in; needed where no record and no name tells.
-    otherwise: whose pixels and boxes are taken where nothing else tells.
+    An .onnx of another network, or with other names than ours, runs as it is too, for the probability alone, and so
+    does a .mindir of another network: see `evaluation.opaque`. pixels: the same as `options.pixels`, what goes in;
+    needed where no record and no name tells. otherwise: whose pixels and boxes are taken where nothing else tells.
 
     Raises DbnetError if the file, the framework, the device or a stage is not to be had, or if another graph than the
     file's would run, which has the names of a network and computes something else; NoChoiceError for an option that

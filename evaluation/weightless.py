@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from converters.delivery_note import DELIVERY_KEY, DeliveryNote, texts_of
+from converters.delivery_note import BIN_KEY, DELIVERY_KEY, DeliveryNote, texts_of
 from converters.load import NoChoiceError, SourceOptions
 from dbnet.errors import DbnetError
 from dbnet.pixel_formats import CHOICES, FAMILIES, AnySpec, OpaqueSpec, pixel_choice
@@ -15,7 +15,7 @@ from dbnet.runner_names import parse_runner
 from evaluation.delivered import DeliveredRunner
 from evaluation.graph_files import OtherGraphError
 from evaluation.opaque import fitted
-from evaluation.opening import Asked, graph_runner
+from evaluation.opening import Asked, chosen_pixels, graph_runner
 
 
 def is_weightless(path: Path, runner: str | None = None) -> bool:
@@ -56,9 +56,14 @@ def open_weightless(path: Path, runner: str | None, device: str | None, stages: 
 
 def _openvino(path: Path, asked: Asked) -> Any:
     texts = texts_of(path)
+    notes = _check_bin(path, texts, asked.options.allow_edited)
     note = DeliveryNote.from_json(texts[DELIVERY_KEY], str(path)) if DELIVERY_KEY in texts else None
     known = Record.from_json(texts[RECORD_KEY], str(path)).spec if RECORD_KEY in texts else None
-    spec = _chosen(path, known if known is None or note is None else note.of(known), asked.options)
+    spec: AnySpec
+    if known is not None and note is not None:
+        spec = chosen_pixels(path, note, known.pixels, note.of(known), asked.options)
+    else:
+        spec = _chosen(path, known, asked.options)
     if note is None:
         try:
             opened = graph_runner(path, spec, asked, asked.stages)
@@ -67,8 +72,22 @@ def _openvino(path: Path, asked: Asked) -> Any:
                 from error
     else:
         opened = DeliveredRunner.opened(note, asked.stages, lambda own: graph_runner(path, spec, asked, own), str(path))
+        opened.recorded = None if known is None else known.pixels
     opened.digest = _digest(path, path.with_suffix(".bin"))
+    opened.notes = [*opened.notes, *notes]
     return opened
+
+
+def _check_bin(path: Path, texts: dict[str, str], allowed: bool) -> list[str]:
+    """What to tell of its weights. Raises DbnetError unless the .bin is the one that the .xml was written with."""
+    bin_ = path.with_suffix(".bin")
+    if BIN_KEY not in texts or not bin_.is_file() or _digest(bin_) == texts[BIN_KEY]:
+        return []
+    told = f"{bin_.name} is not the one that {path.name} was written with (its sha256 is another)"
+    if not allowed:
+        raise DbnetError(f"{path}: {told}, so the record is not of these weights; copy both files of one export, or "
+                         f"--allow-edited")
+    return [f"{told}: accepted (--allow-edited)"]
 
 
 def _chosen(path: Path, own: AnySpec | None, options: SourceOptions) -> AnySpec:

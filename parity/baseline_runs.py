@@ -16,7 +16,7 @@ import dbnet.spec
 from converters.load import LoadedModel, SourceOptions, load_model
 from dbnet.errors import DbnetError
 from dbnet.portable import closure
-from dbnet.runner_names import RunnerName
+from dbnet.runner_names import RunnerName, RunnerNameError, parse_runner
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS, ModelSpec
 from evaluation.detecting_inputs import find_images
@@ -81,6 +81,14 @@ class WantedBaseline:
 def suffix_of(runner: RunnerName) -> str:
     """A runner in the name of a run, where a colon has another meaning."""
     return runner.here.replace(":", "+")
+
+
+def runner_of(suffix: str) -> RunnerName | None:
+    """Of the end of a run's name, in this environment; None for what is none here. It came in a file."""
+    try:
+        return parse_runner(suffix.replace("+", ":")) if "@" not in suffix else None
+    except RunnerNameError:
+        return None
 
 
 @cache

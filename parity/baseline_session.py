@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbnet.errors import DbnetError
-from dbnet.extras import installed
-from dbnet.runner_names import FRAMEWORKS
+from dbnet.extras import OPTIONAL, installed, module_of
 from parity.baseline import RunChange, compare_runs, other_subject, same_subject
-from parity.baseline_runs import Runs, WantedBaseline
+from parity.baseline_runs import Runs, WantedBaseline, runner_of
 from parity.baseline_told import ACCEPT, NEW, update_lines
 from parity.trace import Trace
 from parity.trace_file import write_traces
@@ -36,16 +35,20 @@ class BaselineSession:
         """Why a run of the file cannot be made here; None if it can be tried."""
         if name in self.wanted.runs():
             return None
-        framework = name.rpartition("-")[2].partition("+")[0]
-        if framework in FRAMEWORKS and not installed(framework):
-            return f"{framework} is not installed: pip install 'dbnet-parity[{framework}]'"
+        runner = runner_of(name.rpartition("-")[2])
+        if runner is not None and not installed(module_of(runner.framework)):
+            extra = OPTIONAL.get(runner.framework, (runner.framework,))[0]
+            return f"{runner.framework} is not installed: pip install 'dbnet-parity[{extra}]'"
         return None
 
     def change(self, name: str) -> RunChange | None:
         """What became of a run since; None of one that the file does not hold. Raises DbnetError, one phrase, where
         that cannot be told: this is no alarm."""
         if name not in self.wanted.runs():
-            raise DbnetError(f"this version has no network {name.rpartition('-')[0]}; {_MEANT}")
+            network, _, suffix = name.rpartition("-")
+            if runner_of(suffix) is None:
+                raise DbnetError(f"this version has no runner {suffix.replace('+', ':')}; {_MEANT}")
+            raise DbnetError(f"this version has no network {network}; {_MEANT}")
         if name not in self.old:
             self._runs.make(name)  # one that fails must not be offered for an update
             return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto, NodeProto
 
-from converters.onnx_graph import INPUT
+from converters.delivery_note import DeliveryNote
+from converters.export import fit
+from converters.onnx_graph import INPUT, build_graph
+from dbnet.record import RECORD_KEY, Record
 from parity.lab import Network, OnnxLab, onnx_of_weights
 
 #: Operator -> the cause that a wrong one of its attributes has, or another operator in its place.
@@ -24,6 +26,8 @@ _PIXELS = {**dict.fromkeys(("Mul", "Div", "Sub", "Add", "BatchNormalization"), "
 _MISSING = "no layer"
 #: What makes a weight of a stored tensor.
 _OF_WEIGHTS = ("Cast", "Reshape", "Constant")
+#: How the values of an exported file's front begin (`converters.onnx_fitting`).
+_FRONT = f"{INPUT}."
 _GATES = ("Sigmoid", "HardSigmoid")
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
@@ -41,27 +45,28 @@ class GraphFault:
 class GraphFaults:
     """All in which a file's graph is not the one that is written for its network."""
 
-    file: ModelProto
+    lab: OnnxLab
     expected: ModelProto
     known: list[GraphFault]
-    ort: Any = None
 
     def mended(self, faults: Collection[GraphFault]) -> OnnxLab:
         """The graph without some of its faults. Raises DbnetError when it is run, if it does not work so."""
         right = _makers(self.expected)
         wrong = {value for fault in faults for value in fault.values}
         mended = ModelProto()
-        mended.CopyFrom(self.file)
+        mended.CopyFrom(self.lab.proto)
         for node in mended.graph.node:
             if node.output and node.output[0] in wrong:
                 node.CopyFrom(right[node.output[0]])
                 node.name = ""  # another node, which only stays for its map, may bear it
-        return OnnxLab(mended.SerializeToString(), ort=self.ort)
+        _add_front(mended, self.expected)
+        return OnnxLab(mended.SerializeToString(), ort=self.lab.ort, note=self.lab.note, feed=self.lab.feed)
 
 
 def graph_faults(lab: OnnxLab, network: Network) -> GraphFaults:
     """Compares the file's graph, node by node, with the one that is written for its weights and record."""
-    expected = _with_names(onnx_of_weights(network).proto, lab.proto)
+    expected = _exported(lab, lab.note, network) if lab.note is not None else _with_names(
+        onnx_of_weights(network).proto, lab.proto)
     right, makers = _makers(expected), _makers(lab.proto)
     kinds: dict[str, list[NodeProto]] = {}
     for node in lab.proto.graph.node:
@@ -73,7 +78,40 @@ def graph_faults(lab: OnnxLab, network: Network) -> GraphFaults:
         more = f" and {len(nodes) - 1} more" if nodes[1:] else ""
         known.append(GraphFault(cause, f"{nodes[0].op_type} {nodes[0].output[0]}{more}: not as its record says",
                                 tuple(node.output[0] for node in nodes)))
-    return GraphFaults(lab.proto, expected, known, lab.ort)
+    return GraphFaults(lab, expected, known)
+
+
+def _add_front(model: ModelProto, expected: ModelProto) -> None:
+    """What a mended node of a front wants and the file does not have."""
+    makers = _makers(model)
+    wanted = {name for node in model.graph.node for name in node.input
+              if name.startswith(_FRONT) and name not in makers}
+    lacking: list[NodeProto] = []
+    for node in reversed(expected.graph.node):
+        if wanted & set(node.output):
+            lacking.insert(0, node)
+            wanted |= {name for name in node.input if name.startswith(_FRONT) and name not in makers}
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in (*lacking, *model.graph.node)]
+    if lacking:
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+
+
+def _exported(lab: OnnxLab, note: DeliveryNote, network: Network) -> ModelProto:
+    """What `dbnet export` writes for these weights and this note."""
+    operators = {node.op_type for node in lab.proto.graph.node}
+    given = [side.dim_value or None for side in lab.proto.graph.input[0].type.tensor_type.shape.dim]
+    height, width = given[2:4] if len(given) == 4 else (None, None)
+    built = build_graph(network.spec, network.weights, form="delivery", opset=lab.proto.opset_import[0].version,
+                        data_shape=(height, width) if height and width else None, batch=given[0] if given else None,
+                        deformable="native" if "DeformConv" in operators else None)
+    own = Record.from_json(text, "").spec if (text := _record_in(lab.proto)) else network.spec
+    fit(built, replace(network.spec, pixels=own.pixels), note)
+    return OnnxLab(built.proto.SerializeToString(), note=note).proto
+
+
+def _record_in(proto: ModelProto) -> str | None:
+    return next((entry.value for entry in proto.metadata_props if entry.key == RECORD_KEY), None)
 
 
 def _with_names(expected: ModelProto, file: ModelProto) -> ModelProto:
@@ -119,6 +157,9 @@ def _between(node: NodeProto, right: NodeProto, makers: dict[str, NodeProto], kn
 
 
 def _cause(node: NodeProto, right: NodeProto, between: list[str], makers: dict[str, NodeProto]) -> str:
+    if right.output[0].startswith(_FRONT) and right.op_type in _PIXELS | {"Constant": ""}:
+        names = " ".join((*right.output, *(set(node.input) ^ set(right.input))))
+        return "color_order" if "gather" in names else "normalization"
     if between:
         if set(between) <= _CASTS:
             return "precision"

@@ -27,7 +27,7 @@ from dbnet.extras import installed
 from dbnet.portable import copy_modules
 from dbnet.preprocess import prepare, read_bytes
 from dbnet.record import Record
-from dbnet.runner_names import parse_runner
+from dbnet.runner_names import VARIANTS, parse_runner
 from dbnet.running import runnable
 from dbnet.spec import STAGES
 from dbnet.sums import total
@@ -138,9 +138,10 @@ def _opened(path: Path, options: SourceOptions, runner: str | None) -> StagedMod
                          f"of it ({error})") from error
     if model.unread is not None:
         raise DbnetError(f"{path}: {model.unread}; so it runs by its own graph only, and there is no kit of it")
-    if runner is not None and parse_runner(runner).here not in RUNNERS:
-        raise DbnetError(f"--runner {parse_runner(runner).here}: a kit's reference has every stage of the weights; "
-                         f"choose from {', '.join(RUNNERS)}, each also as NAME@PYTHON")
+    who = None if runner is None else parse_runner(runner)
+    if who is not None and (who.framework not in RUNNERS or who.variant not in (None, VARIANTS[who.framework][0])):
+        raise DbnetError(f"--runner {who.here}: a kit's reference has every stage of the weights, computed here on the "
+                         f"CPU in the plainest way; choose from {', '.join(RUNNERS)}, each also as NAME@PYTHON")
     chosen = runner or next((name for name in RUNNERS if installed(name)), None)
     if chosen is None:
         raise DbnetError("no framework to make the reference with: pip install 'dbnet-parity[onnxruntime]'")

@@ -20,6 +20,7 @@ from dbnet.preprocess import prepare
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
 from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
+from parity.exported import as_exported, by_its_network
 from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
 from parity.photographs import Photograph, Picture
 from parity.staged import StagedModel
@@ -126,6 +127,7 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
     photographs = [Photograph.of(picture) for picture in pictures]
     result = ModelComparison("same", [], notes=[*reference.notes, *candidate.notes,
                                                 *(one.note for one in photographs if one.note)])
+    reference, candidate = by_its_network(reference), by_its_network(candidate)
     _compare_pixels(reference, candidate, photographs, result)
     picture = photographs[0].seen_by(reference.pixels)
     fixed = _only_size(reference, candidate)
@@ -214,7 +216,8 @@ def network_input(picture: np.ndarray, pixels: PixelFormat, largest: tuple[int, 
 def _compare_pixels(reference: StagedModel, candidate: StagedModel, photographs: Sequence[Photograph],
                     result: ModelComparison) -> None:
     """The row `pixels`: the worst of all pictures that both can take; only where the formats differ."""
-    right, wrong = reference.pixels, candidate.pixels
+    right, wrong, told = as_exported(reference, candidate)
+    result.notes += told
     if right == wrong:
         return
     found, refused = [], []

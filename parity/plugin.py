@@ -65,10 +65,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes more than about 10 s or needs all of the data")
     config.stash[ROWS] = []
-    unknown = set(required(config)) - set(FRAMEWORKS)
-    if unknown:
-        raise pytest.UsageError(f"--require {','.join(sorted(unknown))}: runners are "
-                                f"{', '.join(FRAMEWORKS)}")
+    known = FRAMEWORKS if option(config, "baseline") is None else RUNNERS
+    if unknown := set(required(config)) - set(known):
+        raise pytest.UsageError(f"--require {','.join(sorted(unknown))}: runners are {', '.join(known)}")
     try:
         parse_device(option(config, "device") or "cpu")
         if option(config, "report"):

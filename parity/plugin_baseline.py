@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from converters.writing import check_report
 from dbnet.errors import DbnetError
-from dbnet.extras import installed
+from dbnet.extras import installed, module_of
 from dbnet.runner_names import FRAMEWORKS, RunnerName, parse_runner
-from parity.baseline_runs import WantedBaseline, said, suffix_of
+from evaluation.weightless import is_weightless
+from parity.baseline_runs import WantedBaseline, runner_of, said, suffix_of
 from parity.plugin_options import check_model, chosen_images, given, option, required, source_options
 from parity.trace import Trace
 from parity.trace_file import is_trace, read_traces
@@ -77,7 +79,7 @@ def held_of(config: pytest.Config) -> Held | None:
         other = "a model of somebody: give it with --candidate" if wanted.candidate is None else \
             "the project's networks: leave out --candidate, or name another file"
         raise pytest.UsageError(f"--baseline {wanted.path}: is of {other}")
-    return Held(wanted, old)
+    return Held(replace(wanted, runners=_with_those_of(old, wanted)), old)
 
 
 def _wanted(config: pytest.Config) -> WantedBaseline:
@@ -90,27 +92,42 @@ def _wanted(config: pytest.Config) -> WantedBaseline:
     model = option(config, "candidate")
     if model is None and (idle := given(config, _OF_A_MODEL)):
         raise pytest.UsageError(f"{idle} needs --candidate FILE: the project's networks have their own picture")
-    runners = _runners(config)
+    model = None if model is None else check_model(config, "candidate")
+    runners = _runners(config, model)
     images, limit = chosen_images(config)
-    return WantedBaseline(Path(path), update, None if model is None else check_model(config, "candidate"), images,
-                          limit, runners, bool(option(config, "runner")), tuple(required(config)),
-                          option(config, "device"), source_options(config))
+    return WantedBaseline(Path(path), update, model, images, limit, runners, bool(option(config, "runner")),
+                          tuple(required(config)), option(config, "device"), source_options(config))
 
 
-def _runners(config: pytest.Config) -> tuple[RunnerName, ...]:
+def _runners(config: pytest.Config, model: Path | None) -> tuple[RunnerName, ...]:
     """Those of --runner, else those that are installed; those of --require in any case."""
     chosen = [parse_runner(text) for text in option(config, "runner") or ()]
     found: dict[str, RunnerName] = {}
-    for runner in chosen:
+    if not chosen and model is not None and is_weightless(model):
+        chosen = [RunnerName("openvino" if model.suffix.lower() == ".xml" else "mindspore_lite")]
+    for runner in (*chosen, *map(RunnerName, required(config))):
         if runner.framework == "mindspore_lite":
-            raise pytest.UsageError(f"--runner {runner}: runs files that are converted for it, and a baseline is of "
-                                    f"weights; compare such a file with dbnet compare")
+            raise pytest.UsageError(f"{runner}: runs files that are converted for it, and a baseline is of weights; "
+                                    f"compare such a file with dbnet compare")
+    for runner in chosen:
         if found.setdefault(runner.here, runner) != runner:
             raise pytest.UsageError(f"--runner {runner}: is the second {runner.here}, and a baseline has one run "
                                     f"for each framework; compare with one after the other")
     if not chosen:
         found = {name: RunnerName(name) for name in FRAMEWORKS if installed(name)}
-    return tuple((found | {name: RunnerName(name) for name in required(config) if name not in found}).values())
+    there = {runner.framework for runner in found.values()}
+    return (*found.values(), *(RunnerName(name) for name in required(config) if name not in there))
+
+
+def _with_those_of(old: Mapping[str, Trace], wanted: WantedBaseline) -> tuple[RunnerName, ...]:
+    """Without --runner, what the file was made with is run too, and nothing else where that is no framework's run."""
+    if wanted.chosen or not old:
+        return wanted.runners
+    held = {name.rpartition("-")[2] for name in old}
+    own = [runner for runner in wanted.runners if held & set(FRAMEWORKS) or runner.framework in wanted.required]
+    more = [runner for runner in map(runner_of, sorted(held)) if runner is not None and runner not in own
+            and runner.here not in FRAMEWORKS and installed(module_of(runner.framework))]
+    return (*own, *more)
 
 
 def _old(wanted: WantedBaseline) -> dict[str, Trace]:

@@ -153,6 +153,8 @@ def _own_graph(model: LoadedModel, opened: Runner) -> StagedModel:
     data, provider = model.path.read_bytes(), getattr(opened, "provider", None)
     if opened.device == "cpu" and provider in (None, provider_of("cpu")) and (stages := stages_within(parse(data))):
         ort = getattr(opened, "ort", None)
-        lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights), ort)
+        note = getattr(opened, "note", None)
+        lab = OnnxLab(data, str(model.path), Network(model.record.spec, model.weights), ort, note)
+        stages = lab.stages
         return StagedModel(model.path, model, opened, lab, stages, notes)
     return StagedModel(model.path, model, opened, None, ("probability",), notes)

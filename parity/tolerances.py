@@ -22,6 +22,8 @@ from dbnet.spec import TRAINING_STAGES
 WHOLE_IMAGES = 5
 #: Of the probability on whole photographs at least: 7.3e-5 is the most of 200 of them, and boxes are the judge.
 WHOLE_MAPS = 1e-4
+#: The device of a row for what has no name among ours.
+OTHER = "other"
 #: Probabilities below say no text: errors of a map without any are not measured by its largest value.
 LEAST = 0.1
 
@@ -71,7 +73,10 @@ TOLERANCES: dict[tuple[str, str, bool], Tolerances] = {
     ("ascend", "float32", True): _HF32,
     # TF32 has a bit less than HF32.
     ("cuda", "float32", True): Tolerances(1e-2, 6e-3, 8e-2, 8e-1, False),
-    **{(device, precision, False): row for device in ("cpu", "cuda", "ascend")
+    # What else a runtime may have below it, Apple's, Qualcomm's, AMD's or Intel's NPU, takes float16 if left to itself.
+    # Not run by us.
+    (OTHER, "float32", False): _FP16,
+    **{(device, precision, False): row for device in ("cpu", "cuda", "ascend", OTHER)
        for precision, row in (("fp16", _FP16), ("bf16", _BF16))},
 }
 
@@ -88,7 +93,7 @@ def tolerances(device: str, precision: str = "float32", hf32: bool = False) -> T
     name = device.lower().split(":")[0].replace("gpu", "cuda").replace("npu", "ascend")
     key = (name, precision, hf32 and precision == "float32" and name != "cpu")
     if key not in TOLERANCES:
-        known = ", ".join(f"{d}/{p}" for d, p, _hf32 in TOLERANCES if not _hf32)
+        known = ", ".join(f"{d}/{p}" for d, p, _hf32 in TOLERANCES if not _hf32 and d != OTHER)
         raise DbnetError(f"no tolerances for {name}/{precision}; known: {known}")
     return TOLERANCES[key]
 
@@ -100,7 +105,7 @@ def tolerances_of(environment: Mapping[str, Any]) -> Tolerances:
     MindSpore 2.5 to 2.7, `allow_fp32_to_fp16` on the first Atlas.
     """
     precision, mode = str(environment.get("precision") or "float32"), str(environment.get("precision_mode") or "")
-    device = str(environment.get("device") or "cpu")
+    device = _device_of(environment)
     unsaid = mode == "default" and device.lower().startswith(("ascend", "npu"))
     if precision == "float32" and (unsaid or "fp16" in mode or mode == "allow_mix_precision"):
         precision = "fp16"
@@ -109,3 +114,11 @@ def tolerances_of(environment: Mapping[str, Any]) -> Tolerances:
     precision = "float32" if precision in ("float64", "the file's own") else precision
     short = any(environment.get(name) not in (None, False) for name in ("hf32", "tf32"))
     return tolerances(device, precision, short)
+
+
+def _device_of(environment: Mapping[str, Any]) -> str:
+    """The device, OTHER where a runtime has one of its own: in OpenVINO `npu` is Intel's."""
+    device = str(environment.get("device") or "cpu")
+    if environment.get("framework") not in ("openvino", "onnxruntime"):
+        return device
+    return device if device.lower().partition(":")[0] in ("cpu", "gpu", "cuda", "ascend") else OTHER

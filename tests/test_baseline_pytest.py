@@ -150,6 +150,40 @@ def test_runners(run, monkeypatch):
     assert code == USAGE and "no runner is installed" in printed
 
 
+def test_what_the_file_was_made_with_is_run_without_being_named(run, monkeypatch):
+    """And the frameworks that it was not made with are no alarm."""
+    code, printed = run("--baseline", "cv.trace", "--update-baseline", *MODEL, "--runner", "opencv", "--runner",
+                        "onnxruntime:cpu")
+    assert code == PASSED and "2 new: candidate-opencv, candidate-onnxruntime+cpu" in printed
+    for more, passed in (((), "2 passed"), (("--require", "opencv"), "2 passed"), (("--runner", "opencv"), "1 passed")):
+        code, printed = run("--baseline", "cv.trace", *MODEL, *more)
+        assert code == PASSED and passed in printed, printed
+    with monkeypatch.context() as patch:
+        patch.setattr("parity.plugin_baseline.installed", lambda name: name not in ("cv2", "onnxruntime"))
+        patch.setattr("parity.baseline_session.installed", lambda name: name not in ("cv2", "onnxruntime"))
+        code, printed = run("--baseline", "cv.trace", *MODEL, "-rs")
+        assert code == PASSED and "2 skipped" in printed and "onnxruntime is not installed: pip install" in printed
+    code, printed = run("--baseline", "b.trace", "--update-baseline", *MODEL, *ONNX, "--runner", "opencv")
+    assert code == PASSED and "1 new: candidate-opencv" in printed
+    code, printed = run("--baseline", "b.trace", *MODEL)
+    assert code == PASSED and "3 passed" in printed
+    write_traces(run.folder / "n.trace", {name.replace("opencv", "torch+O9"): trace for name, trace in
+                                          read_traces(run.folder / "cv.trace").items()})
+    code, printed = run("--baseline", "n.trace", *MODEL)
+    assert code == FAILED and "this version has no runner torch:O9; where that is meant" in printed
+
+
+def test_a_baseline_of_an_ir(run):
+    ov = pytest.importorskip("openvino")
+    converters.convert(run.folder / "m.safetensors", run.folder / "m.onnx")
+    ov.save_model(ov.Core().read_model(run.folder / "m.onnx"), run.folder / "m.xml", compress_to_fp16=False)
+    model = ("--candidate", "m.xml", "--images", "photos", "--pixels", "mindocr")
+    code, printed = run("--baseline", "ir.trace", "--update-baseline", *model)
+    assert code == PASSED and "1 new: candidate-openvino" in printed, printed
+    code, printed = run("--baseline", "ir.trace", *model)
+    assert code == PASSED and "1 passed" in printed, printed
+
+
 def test_an_update_keeps_the_runs_of_others(run):
     code, printed = run("--baseline", "b.trace", "--update-baseline", *MODEL, *ONNX)
     assert code == PASSED and "1 kept as they were, since their runner is not run now: candidate-torch" in printed
@@ -238,6 +272,8 @@ def spoilt(folder):
     (["--baseline", "b.trace", *MODEL, "--limit", "0"], "--limit wants a number from 1"),
     (["--baseline", "b.trace", *MODEL, "--runner", "tensorflow"], "unknown runner 'tensorflow'"),
     (["--baseline", "b.trace", *MODEL, "--runner", "torch", "--runner", f"torch@{sys.executable}"], "the second torch"),
+    (["--baseline", "b.trace", *MODEL, "--require", "mindspore_lite"], "mindspore_lite: runs files that are converted"),
+    (["--baseline", "b.trace", *MODEL, "--require", "openvin"], "--require openvin: runners are torch, mindspore, "),
     (["--baseline", "b.trace", *MODEL, "--runner", "torch@/nowhere"], "there is no such interpreter"),
     (["--baseline", "photos/img_1.png", *MODEL], "photos/img_1.png: is no baseline; name another file"),
     (["--baseline", "photos", *MODEL], "photos: is not a regular file"),

@@ -119,6 +119,14 @@ def test_defaults_are_the_classes_own(network):
     assert [found.binary_thresh, found.box_thresh, found.unclip_ratio] == pytest.approx(
         [model.getBinaryThreshold(), model.getPolygonThreshold(), model.getUnclipRatio()])
     assert model.getMaxCandidates() == 0  # all of them
+    map_ = np.zeros((640, 960), np.float32)
+    for y in range(16, 640, 32):
+        for x in range(16, 960, 32):
+            map_[y:y + 8, x:x + 12] = 0.9
+    theirs = db_api_boxes(network, image_of(map_), replace(BYTES, size=map_.shape), found)
+    model.setInputParams(1.0, map_.shape[::-1])
+    untold, _ = model.detect(image_of(map_))
+    assert len(boxes_from_map(map_, **asdict(found))) == len(theirs) == len(untold) == 600
 
 
 def test_corners_that_fall_together_give_no_box():

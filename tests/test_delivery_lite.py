@@ -6,6 +6,7 @@ show that they are called as their documentation says, and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -253,7 +254,7 @@ def test_om_with_something_called_atc(root, tmp_path, path):
     ("print('E10001: Value [Ascend1] for [--soc_version] is invalid.'); sys.exit(1)", r"exit code 1\): E10001"),
     ("print('ATC run failed, Please check the detail log'); sys.exit(1)", "ATC run failed"),
     ("print('fine')", r"exit code 0\): fine"),
-    ("print('ATC run success')", "ATC run success"),  # and no file
+    ("print('ATC run success')", r"^atc says 'ATC run success' of x\.onnx and has written no x\.om$"),
     ("pathlib.Path(given['output'] + '.om').touch(); print('half')", r"exit code 0\): half"),
     ("pathlib.Path(given['output'] + '.om').touch(); print('ATC run success'); sys.exit(1)", "exit code 1"),
     ("", "it says nothing"),
@@ -324,6 +325,24 @@ def test_lite_prepared(tmp_path, path, monkeypatch):
     again = command(*asked)
     assert again.returncode == 3 and "x.lite.txt: exists already; add --force" in again.stderr
     assert {one.name for one in tmp_path.glob("x.*")} == made - {"x.graph.mindir"}
+    (tmp_path / "x.mindir").write_bytes(b"of an earlier export")
+    stale = command(*asked, "--force")
+    assert stale.returncode == 3 and "x.mindir: is of an earlier export" in stale.stderr
+
+
+def test_an_earlier_file_is_not_paired_with_what_is_new(root, tmp_path, path):
+    """The converter fails: nothing is changed, whatever --force says."""
+    source = root / "dbnet/embedded/dbnet_mobilenetv3.safetensors"
+    asked = ("export", source, tmp_path / "x.om", "--data-shape", "64", "96", "--soc", "Ascend310P3", "--force")
+    program(path, "atc", "print('E10001: no'); sys.exit(1)")
+    assert command(*asked).returncode == 3
+    before = {one.name: one.read_bytes() for one in tmp_path.glob("x.*")}
+    assert set(before) == {"x.onnx", "x.atc.sh"}
+    (tmp_path / "x.om").write_bytes(b"of an earlier export")
+    done = command(*asked, "--output", "logits")
+    assert done.returncode == 3 and "x.om: is of an earlier export, and no new one is made" in done.stderr
+    assert "exit code 1): E10001: no" in done.stderr
+    assert {one.name: one.read_bytes() for one in tmp_path.glob("x.*")} == before | {"x.om": b"of an earlier export"}
 
 
 LITE_PROGRAM = """
@@ -344,6 +363,9 @@ def test_lite_with_and_without_something_called_converter_lite(root, tmp_path, p
     program(path, "converter_lite", LITE_PROGRAM)
     subprocess.run(["sh", tmp_path / "x.lite.sh"], check=True, capture_output=True)
     assert (tmp_path / "x.mindir").read_bytes() == b"converted"
+    tied = hashlib.sha256(b"converted").hexdigest()
+    assert read_sidecar(tmp_path / "x.mindir").file == tied
     done = command(*asked, "--force")
     assert done.returncode == 0 and "not run: mindspore_lite is not installed here" in done.stdout, done.stderr
     assert (tmp_path / "x.mindir").read_bytes() == b"converted"
+    assert read_sidecar(tmp_path / "x.mindir").file == tied

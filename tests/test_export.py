@@ -115,14 +115,6 @@ def test_opencvs_db_api_finds_the_boxes(tmp_path):
     assert net.getUnconnectedOutLayersNames() == ("probability",)
 
 
-def test_what_the_db_api_does_not_find_is_refused(tmp_path, monkeypatch):
-    from evaluation import opencv_db
-    monkeypatch.setattr(opencv_db, "db_api_boxes", lambda *_arguments: [])
-    done = command("export", TRAINED, tmp_path / "cv.onnx", "--target", "opencv", "--data-shape", 352, 640)
-    refused(done, REFUSED, "TextDetectionModel_DB of OpenCV", "finds 0 texts where the model has")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("target", ["openvino", "opencv"])
 def test_deformable_networks_where_they_run(target, models, tmp_path):
     """OpenCV 4 refuses them, and what else there is is told; OpenVINO takes them."""
@@ -158,9 +150,12 @@ def test_logits_want_no_more_than_a_sigmoid(tmp_path):
 
 
 def test_what_was_exported_is_exported_again(tmp_path):
-    """By its weights: front and end are not the model's."""
+    """By its weights: front and end are not the model's, and nothing of them is told of the new file."""
     dbnet("export", TRAINED, tmp_path / "r.onnx", "--target", "rapidocr", "--output", "probability")
-    dbnet("export", tmp_path / "r.onnx", tmp_path / "again.onnx")
+    told = dbnet("export", tmp_path / "r.onnx", tmp_path / "again.onnx").stdout.splitlines()
+    assert [line for line in told if "pixels of rapidocr" in line] == [
+        "r.onnx itself was exported for rapidocr: takes the pixels of rapidocr; its weights and record are the model's "
+        "own"]
     dbnet("export", TRAINED, tmp_path / "once.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "once.onnx").read_bytes()
 
@@ -233,15 +228,31 @@ def test_a_file_that_the_runtime_refuses_is_kept(tmp_path, monkeypatch):
     refused(done, REFUSED, "refuses it: no reason", "kept as a.onnx.refused")
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx.refused"]
     onnx.checker.check_model(onnx.load(tmp_path / "a.onnx.refused"))
+    (tmp_path / "a.onnx.refused").write_bytes(b"mine")
+    done = command("export", TRAINED, tmp_path / "a.onnx")
+    refused(done, REFUSED, "refuses it: no reason; not kept, for a.onnx.refused exists already (--force replaces it)")
+    assert (tmp_path / "a.onnx.refused").read_bytes() == b"mine"
+    refused(command("export", TRAINED, tmp_path / "a.onnx", "--force"), REFUSED, "kept as a.onnx.refused")
+    assert (tmp_path / "a.onnx.refused").read_bytes() != b"mine"
+    (tmp_path / "a.onnx.refused").unlink()
+    (tmp_path / "a.onnx.refused").mkdir()
+    done = command("export", TRAINED, tmp_path / "a.onnx", "--force")
+    refused(done, REFUSED, "refuses it: no reason", "not kept as a.onnx.refused (Is a directory)")
+    assert ".dbnet-export-" not in done.stderr
 
 
-def test_a_moved_box_is_told_and_a_lost_one_in_float16_refused():
-    row = checking.Checked("onnxruntime", "ONNX Runtime 1", 1e-7, 1e-6, 2, 9, 8, 1, 0)
-    assert "8 of 9 boxes the same (1 lost, 0 new, the others moved)" in row.describe(drawn=False)
-    from evaluation.compare_maps import MapComparison
-    with pytest.raises(Exception, match="1 of 9 boxes are lost"):
-        checking._require_boxes(row, MapComparison())
-    assert "no box" in checking.Checked("x", "X 1", 0.0, 0.0, 1).describe(drawn=True)
+@pytest.mark.parametrize("reason", ["ONNX Runtime refuses it: no reason", "has no reason"])
+def test_what_is_aside_is_not_named(reason, tmp_path, monkeypatch):
+    """In a moment it is gone."""
+    from dbnet.errors import DbnetError
+
+    def fails(path, *_arguments, **_options):
+        raise DbnetError(f"{path}: {reason}")
+
+    monkeypatch.setattr(checking, "open_runner", fails)
+    done = command("export", TRAINED, tmp_path / "a.onnx")
+    refused(done, REFUSED, "no reason", "a.onnx")
+    assert ".dbnet-export-" not in done.stderr
 
 
 # Names and options ----------------------------------------------------------------------------------------------------
@@ -276,6 +287,14 @@ def test_a_moved_box_is_told_and_a_lost_one_in_float16_refused():
     (["d.pth", "a.onnx", "--target", "opencv", "--deformable", "native"], USAGE, "no OpenCV reads DeformConv"),
     (["m.ckpt", "a.onnx", "--check-in", "nonsense"], USAGE, "unknown runner"),
     (["m.ckpt", "a.onnx", "--check-in", "onnxruntime@/nowhere"], REFUSED, "no such interpreter"),
+    (["m.ckpt", "a.onnx", "--check-in", "torch"], REFUSED, "choose from onnxruntime, openvino, opencv"),
+    (["m.ckpt", "a.onnx", "--check-in", "mindspore:O1"], REFUSED, "proves nothing of the file's own"),
+    (["m.ckpt", "a.xml", "--check-in", "onnxruntime"], REFUSED, "choose from openvino"),
+    (["m.ckpt", "a.mindir", "--check-in", "onnxruntime"], REFUSED, "choose from mindspore:mindir, mindspore_lite"),
+    (["m.ckpt", "a.mindir", "--check-in", "mindspore"], REFUSED, "choose from mindspore:mindir"),
+    (["m.ckpt", "a.xml", "--json", "a.xml"], USAGE, "is a file of the export itself"),
+    (["m.ckpt", "a.xml", "--json", "a.bin"], USAGE, "is a file of the export itself"),
+    (["m.ckpt", "q.mindir", "--target", "lite", "--prepare", "--json", "q.lite.json"], USAGE, "of the export itself"),
     (["m.ckpt", "a.onnx", "--images", "nowhere"], REFUSED, "no such file or folder"),
     (["nowhere.ckpt", "a.onnx"], REFUSED, "nowhere.ckpt"),
     (["m.ckpt", "no/such/a.onnx"], REFUSED, "no such folder"),
@@ -336,6 +355,16 @@ def test_the_seeds_command_writes_for_other_targets(checkpoint, tmp_path):
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["db_mobilenetv3_icdar15.onnx"]
 
 
+def test_a_recipes_thresholds_go_into_the_file(checkpoint, tmp_path):
+    text = (ROOT / "configs/db_mobilenetv3_icdar15.yaml").read_text(encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(f"{text}postprocess:\n  box_thresh: 0.45\n", encoding="utf-8")
+    dbnet("export", "--model_name", tmp_path / "r.yaml", "--data_shape", 64, 96, "--local_ckpt_path", checkpoint,
+          tmp_path / "r.onnx")
+    assert load_model(checkpoint).record.spec.boxes.box_thresh != 0.45
+    assert load_model(tmp_path / "r.onnx").record.spec.boxes.box_thresh == 0.45
+    assert read_delivery(tmp_path / "r.onnx").boxes.box_thresh == 0.45  # a file of one size has a note
+
+
 @pytest.mark.parametrize(("arguments", "code", "told"), [
     (["--model_name_or_config", "dbnet_mobilenetv3", "--data_shape", 64, 96], USAGE,
      "--local_ckpt_path is missing; dbnet fetch dbnet_mobilenetv3"),
@@ -358,6 +387,10 @@ def test_the_seeds_command_writes_for_other_targets(checkpoint, tmp_path):
       "--data_shape", 64, 96], USAGE, "give one of them"),
     (["--model_name_or_config", "dbnet_mobilenetv3", "--local_ckpt_path", "x.ckpt", "--data_shape", 64, 96, "--spec",
       "dbnet_resnet18"], USAGE, "contradict each other"),
+    (["--model_name_or_config", "dbnet_resnet18", "--local_ckpt_path", TRAINED, "--data_shape", 64, 96], REFUSED,
+     "its record says dbnet_mobilenetv3, you say dbnet_resnet18; name that network to --model_name_or_config"),
+    (["--model_name_or_config", "dbnet_mobilenetv3", "--local_ckpt_path", "x.ckpt", "--data_shape", 64, 96,
+      "--save_dir", "new.mindir", "--opset", 13], USAGE, "--opset means nothing"),
 ])
 def test_the_seeds_command_typed_wrong(arguments, code, told, checkpoint, tmp_path):
     paths = [tmp_path / a if str(a).endswith((".ckpt", ".mindir")) else a for a in arguments]

@@ -26,6 +26,8 @@ def test_the_numbers_of_the_page():
     assert f"by {check.TOLERANCE:.0e} on noise".replace("e-0", "e-") in " ".join(PAGE.split())
     assert f"by {check.ELSEWHERE:.0e} in another".replace("e-0", "e-") in " ".join(PAGE.split())
     assert f"by {check.WHOLE:.0e} on whole images".replace("e-0", "e-") in " ".join(PAGE.split())
+    assert f"within {check.NEAR} of `box_thresh`" in PAGE and int(check.LOST * 10) == 1 and not int(check.LOST * 9)
+    assert f"more than {check.HALF:.0e} in the mean".replace("e-0", "e-") in " ".join(PAGE.split())
     assert f"else {SIZE[0]}x{SIZE[1]}" in PAGE and f"Opset {OPSET}:" in PAGE
     assert f"at least {PIXELS.size[0]}" in PAGE and f"`box_thresh` {BOXES.box_thresh}" in PAGE
     assert f"`unclip_ratio` {BOXES.unclip_ratio} and dilation" in PAGE and BOXES.dilation

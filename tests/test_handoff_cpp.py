@@ -149,6 +149,16 @@ def test_what_the_program_says_when_it_cannot(handoff, program, tmp_path):
         assert done.returncode == code and told in done.stderr, done.stderr
 
 
+def test_an_image_that_opencv_does_not_read_is_not_checked(handoff, program, tmp_path):
+    """A GIF, say, put into images/: its resized.png stands for it."""
+    shutil.copytree(handoff / "test_data_set_0", tmp_path / "test_data_set_0")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/scene_0.png").write_bytes(b"GIF89a of another kind")
+    done = run(program, model_of(handoff), "--check", tmp_path / "test_data_set_0")
+    assert done.returncode == 0 and "scene_0.png (resized.png): same" in done.stdout, done.stderr
+    assert "scene_0.png: not checked, OpenCV cannot read that file" in done.stdout
+
+
 def mutated(handoff: Path, folder: Path, before: str, after: str) -> Path:
     """The same hand-off in another folder, with another constant in the example."""
     folder.mkdir()
@@ -266,7 +276,7 @@ def test_the_page_s_commands(tmp_path):
     drawn(tmp_path / "photos", (211, 212))
     page = (ROOT / "docs/handoff.md").read_text(encoding="utf-8")
     commands = re.findall(r"^\$ (.*)", page, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 5  # each is run in the same folder
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for command in commands:
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False,

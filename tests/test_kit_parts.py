@@ -273,6 +273,9 @@ def test_other_pixels_are_never_within_tolerance():
     ({"device": "ascend:0", "precision_mode": "allow_fp32_to_fp16", "hf32": True}, ("ascend", "fp16", False)),
     ({"device": "cpu", "precision": "float64"}, ("cpu", "float32", False)),
     ({"device": "cpu", "precision": "the file's own"}, ("cpu", "float32", False)),
+    ({"framework": "openvino", "device": "npu", "precision": "float32"}, ("other", "float32", False)),
+    ({"framework": "openvino", "device": "gpu:1"}, ("cuda", "float32", False)),
+    ({"framework": "onnxruntime", "device": "coreml", "precision": "float32"}, ("other", "float32", False)),
 ])
 def test_tolerances_follow_the_environment(environment, key):
     assert tolerances_of(environment) is TOLERANCES[key]

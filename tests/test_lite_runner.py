@@ -6,6 +6,7 @@ of MindSpore Lite.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.delivery_note import DeliveryNote
+from converters.delivery_note import DELIVERY_KEY, DeliveryNote
 from dbnet.errors import DbnetError
-from dbnet.record import Record
+from dbnet.record import RECORD_KEY, Record
 from dbnet.seeded import seeded_images
 from dbnet.spec import SPECS
 from evaluation import lite_runner, lite_sidecar
@@ -31,7 +32,7 @@ PADDLE = SPEC.pixels
 
 def sidecar(**changes: Any) -> Sidecar:
     base = Sidecar(Record(SPEC, "paddle"), DeliveryNote("lite", PADDLE, SPEC.boxes), ((64, 96), (96, 160)), 1, "ascend",
-                   "float32")
+                   "float32", hashlib.sha256(b"converted").hexdigest())
     return replace(base, **changes)
 
 
@@ -53,7 +54,7 @@ def test_the_sidecar_comes_back(tmp_path):
     ({"sizes": [[64, 1.5]]}, "damaged"), ({"batch": True}, "damaged"), ({"device": "gpu"}, "damaged"),
     ({"record": {}}, "record"), ({"delivery": {"output": "logits"}}, "delivery note"),
     ({"delivery": {"output": "map"}}, "damaged"), ({"delivery": []}, "damaged"), ({"sizes": 7}, "damaged"),
-    ({"sizes": [[32, 32]] * 101}, "101 sizes")])
+    ({"sizes": [[32, 32]] * 101}, "101 sizes"), ({"file": 7}, "damaged")])
 def test_a_sidecar_that_cannot_be_used(change, told, tmp_path):
     path = converted(tmp_path, sidecar())
     data = json.loads((tmp_path / "x.lite.json").read_text())
@@ -149,6 +150,42 @@ def test_how_it_is_called(stand, tmp_path):
         runner.run(seeded_images(1, 128, 32))
     told = runner.environment()
     assert (told["framework"], told["version"], told["precision"]) == ("mindspore_lite", "2.7.0", "float32")
+
+
+def test_a_sidecar_of_another_file(stand, tmp_path):
+    """It would say other sizes, or that a probability is a logit."""
+    path = converted(tmp_path, sidecar())
+    path.write_bytes(b"of an earlier export")
+    for open_ in (open_lite, lambda path: LiteRunner(path, SPEC)):
+        with pytest.raises(DbnetError, match=r"is not the file that x\.lite\.json beside it was written for"):
+            open_(path)
+    unsaid = open_lite(converted(tmp_path, sidecar(file=None)))
+    assert "does not say that it belongs to x.mindir" in unsaid.notes[0]
+
+
+def with_texts(texts: dict[str, str]) -> bytes:
+    """A .mindir that holds nothing but these in its user_info, field 14 of ModelProto."""
+    def field(number: int, content: bytes) -> bytes:
+        assert len(content) < 1 << 14
+        return bytes([number << 3 | 2, len(content) & 127 | 128, len(content) >> 7]) + content
+
+    head = field(1, b"0.1.0")  # ir_version
+    return head + b"".join(field(14, field(1, key.encode()) + field(2, text.encode())) for key, text in texts.items())
+
+
+def test_a_mindir_that_says_that_it_is_mindspores_own(tmp_path):
+    """Whatever lies beside it; what converter_lite makes of our graph may say what that graph says."""
+    path = converted(tmp_path, sidecar())
+    assert lite_sidecar.is_converted(path)
+    record, note = sidecar().record.to_json(), sidecar().note
+    for texts, lite in (({RECORD_KEY: record}, False), ({}, True),
+                        ({RECORD_KEY: record, DELIVERY_KEY: replace(note, target="mindir").to_json()}, False),
+                        ({RECORD_KEY: record, DELIVERY_KEY: note.to_json()}, True),
+                        ({RECORD_KEY: record, DELIVERY_KEY: "{"}, True)):
+        path.write_bytes(with_texts(texts))
+        assert lite_sidecar.is_converted(path) is lite, texts
+    (tmp_path / "x.lite.json").unlink()
+    assert not lite_sidecar.is_converted(path)
 
 
 def test_a_ms_on_a_cpu(stand, tmp_path):

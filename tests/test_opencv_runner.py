@@ -150,6 +150,7 @@ def test_other_graphs(small):
     with pytest.raises(OtherGraphError, match="has no output probability") as caught:
         OpenCvRunner(small.replace(b"probability", b"probabilitz"), SMALL)
     assert caught.value.foreign
+    assert OpenCvRunner(small, SMALL, "CPU").device == "cpu"
     with pytest.raises(DbnetError, match=r"cv2\.dnn runs on cpu here, not on cuda:0"):
         OpenCvRunner(small, SMALL, "cuda:0")
 

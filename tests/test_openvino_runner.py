@@ -22,15 +22,17 @@ from dbnet.extras import require
 from dbnet.seeded import seeded_images, seeded_weights
 from dbnet.spec import SPECS, STAGES
 from evaluation import openvino_runner
-from evaluation.graph_files import OtherGraphError
+from evaluation.graph_files import MAX_AT_ONCE, OtherGraphError, cores
 from evaluation.onnx_runner import OnnxRuntimeRunner
 from evaluation.openvino_runner import OpenVinoRunner
+from parity.tolerances import tolerances_of
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'dbnet-parity[openvino]'")
 
 SMALL = SPECS["dbnet_mobilenetv3"]
 #: The networks whose operators differ; deformable ones of plain operators.
-KINDS = ["dbnet_mobilenetv3", "dbnetpp_resnet50", "dbnet_resnet18_deformable", "db_mv3_ppocrv3"]
+KINDS = ["dbnet_mobilenetv3", "db_mv3_ppocrv3",
+         *(pytest.param(name, marks=pytest.mark.long) for name in ("dbnetpp_resnet50", "dbnet_resnet18_deformable"))]
 
 
 def graph(spec=SMALL, **choices) -> bytes:
@@ -84,12 +86,18 @@ def test_float32_is_asked_for_and_told(small):
     assert runner._any_size._model.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
 
 
-@pytest.mark.parametrize("threads", [2, None])
+@pytest.mark.parametrize("many", [1, 64])
+def test_no_more_calls_at_once_than_there_is_memory_for(small, monkeypatch, many):
+    monkeypatch.setattr(openvino_runner, "cores", lambda: many)
+    assert OpenVinoRunner(small, SMALL, concurrent=True).at_once == min(many, 8)
+
+
+@pytest.mark.parametrize("threads", [2, pytest.param(None, marks=pytest.mark.long)])
 def test_neither_threads_nor_calls_at_once_move_a_bit(small, threads):
     images = seeded_images(1, 96, 160)
     expected = OpenVinoRunner(small, SMALL, threads=1).run(images)["probability"]
     runner = OpenVinoRunner(small, SMALL, threads=threads, concurrent=True)
-    assert runner.at_once == (threads or len(os.sched_getaffinity(0)))
+    assert runner.at_once == (threads or min(cores(), MAX_AT_ONCE))
     found: list[np.ndarray] = []
     started = [threading.Thread(target=lambda: found.extend(runner.run(images)["probability"] for _ in range(6)))
                for _ in range(3)]
@@ -162,12 +170,14 @@ def test_ir_with_its_weights_and_without(small, tmp_path):
         OpenVinoRunner(tmp_path / "m.xml", SMALL)
 
 
-@pytest.mark.parametrize("choices", [{"data_shape": (64, 96)}, {}])
+@pytest.mark.parametrize("choices", [{"data_shape": (64, 96)}, pytest.param({}, marks=pytest.mark.long)])
 def test_an_output_without_n_and_c(choices):
     images = seeded_images(3, 64, 96)
     runner = OpenVinoRunner(matrix(**choices), SMALL)
     found = runner.run(images)["probability"]
     assert found.shape == (3, 1, 64, 96)
+    fed, given = runner.exchanged(images[:1])
+    assert list(fed) == ["image"] and given["probability"].shape == (64, 96)
     np.testing.assert_array_equal(found, OpenVinoRunner(graph(), SMALL).run(images)["probability"])
 
 
@@ -180,6 +190,14 @@ def test_images_that_do_not_fit(shape, said):
     assert runner.shape == (1, 3, 64, 96)
     with pytest.raises(DbnetError, match=said):
         runner.run(np.zeros(shape, np.float32))
+
+
+def test_an_image_of_one_channel_is_no_matter_of_sizes():
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 64, 96]) for name in ("image", "probability")]
+    model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["image"], ["probability"])], "g",
+                                                ends[:1], ends[1:]), ir_version=8)
+    with pytest.raises(DbnetError, match=r"\(1, 1, 64, 96\), so of 1 channels, and images have 3 here"):
+        OpenVinoRunner(model.SerializeToString(), SMALL).run(np.zeros((1, 3, 64, 96), np.float32))
 
 
 def test_other_graphs(small):
@@ -215,6 +233,7 @@ def test_bad_files_are_one_line(small, tmp_path, capfd, name, change, said):
 @pytest.mark.parametrize(("device", "said"), [
     ("gpu", "has no GPU on this machine, only CPU"), ("npu:1", "has no NPU.1 on this machine"),
     ("cuda:0", "has no device 'cuda:0'; choose from cpu, gpu, npu, auto"), ("cpu:1", "has no device"),
+    (f"gpu:{'1' * 5000}", "has no device"),
     ("", "no device"), ("GPU.0", "has no device")])
 def test_devices(small, device, said):
     here = require("openvino").Core().available_devices
@@ -222,7 +241,17 @@ def test_devices(small, device, said):
         pytest.skip(f"this machine has {here}")
     with pytest.raises(DbnetError, match=said):
         OpenVinoRunner(small, SMALL, device or " ")
-    assert OpenVinoRunner(small, SMALL, "auto").device == "auto"
+
+
+def test_auto_tells_what_it_came_to(small):
+    """Else no comparison knows which errors are right there."""
+    runner, told = OpenVinoRunner(small, SMALL, "auto"), "as OpenVINO chooses"
+    here = [name.lower().replace(".", ":") for name in require("openvino").Core().available_devices]
+    assert runner.device in here and f"OpenVINO has chosen {runner.device}" in runner.notes
+    assert runner.environment() | {"device": runner.device, "threads": told} == runner.environment()
+    assert tolerances_of(runner.environment()).probability > 0
+    with pytest.raises(DbnetError, match="takes a number of threads for cpu only, not for auto"):
+        OpenVinoRunner(small, SMALL, "auto", threads=1)
 
 
 @pytest.mark.parametrize("error", [

@@ -39,7 +39,7 @@ def test_defaults_of_the_projects(rule, box_type):
     settings = default_boxes(rule, box_type)
     assert (settings.rule, settings.box_type, settings.binary_thresh) == (rule, box_type, 0.3)
     assert settings.unclip_ratio == (2.0 if (rule, box_type) in (("mhliao", "poly"), ("opencv", "quad")) else 1.5)
-    own = {"mmocr": (0.3, 3000), "opencv": (0.5, 200)}
+    own = {"mmocr": (0.3, 3000), "opencv": (0.5, 2 ** 31 - 1)}
     assert (settings.box_thresh, settings.max_candidates) == own.get(rule, (0.6, 1000))
     assert (settings.score_mode, settings.dilation) == ("fast", False)
     assert len(boxes_from_map(rectangle(), **asdict(settings), original_size=(640, 960))) == 1

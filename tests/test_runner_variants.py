@@ -22,8 +22,11 @@ from evaluation.delivery.deliver import deliver
 from evaluation.delivery.settings import ExportSettings
 from evaluation.elsewhere_graphs import DbApiElsewhere
 from evaluation.evaluate import versions
+from evaluation.onnx_maps import sigmoid
 from evaluation.opencv_db import db_api_boxes
+from evaluation.polygraphy_files import exchanges
 from evaluation.runners import open_runner
+from parity.kit import _opened
 from parity.staged import open_staged
 from tests.elsewhere import THIS, wrapped
 from tests.running import command
@@ -34,6 +37,9 @@ IMAGES = seeded_images(2, 96, 160)
 PROBABILITY = ("probability",)
 #: 24-bit arithmetic in another order.
 SAME = 1e-4
+#: Files that take or give what their record does not say.
+EXPORTED = {"logits.onnx": {"target": "onnx", "output": "logits"}, "rapid.onnx": {"target": "rapidocr"},
+            "matrix.onnx": {"target": "opencv", "data_shape": (160, 224)}}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +76,9 @@ def far(found, reference) -> float:
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "onnx"])
-@pytest.mark.parametrize("runner", ["torch:eager", "onnxruntime:CPUExecutionProvider", "openvino", "openvino:CPU",
-                                    "openvino:auto", "opencv"])
+@pytest.mark.parametrize("runner", ["torch:eager", "onnxruntime:CPUExecutionProvider", "openvino:auto", "opencv",
+                                    *(pytest.param(name, marks=pytest.mark.long)
+                                      for name in ("openvino", "openvino:CPU"))])
 def test_every_stage(runner, suffix, folder, reference):
     pytest.importorskip({"opencv": "cv2"}.get(runner, runner.partition(":")[0]))
     opened = open_runner(folder / f"a.{suffix}", runner, stages=STAGES)
@@ -109,6 +116,7 @@ def test_a_mindir_by_its_own_graph(folder, exported, reference):
     assert side.stages == PROBABILITY and side.lab is None
 
 
+@pytest.mark.long
 def test_compiled_eagerly(folder, monkeypatch):
     """What is handed to torch.compile; the real compiler is tried in `test_compiled`."""
     torch = pytest.importorskip("torch")
@@ -148,14 +156,14 @@ def test_no_compiler(folder, tmp_path):
 # Files that were exported ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("runner", ["onnxruntime", "openvino", "opencv", "torch"])
-@pytest.mark.parametrize(("name", "settings"), [
-    ("logits.onnx", {"target": "onnx", "output": "logits"}), ("rapid.onnx", {"target": "rapidocr"}),
-    ("matrix.onnx", {"target": "opencv", "data_shape": (160, 224)})])
-def test_an_exported_file_just_runs(runner, name, settings, folder, exported):
+@pytest.mark.parametrize(("runner", "name"), [
+    ("onnxruntime", "logits.onnx"), ("opencv", "matrix.onnx"),
+    *(pytest.param(runner, name, marks=pytest.mark.long) for runner in ("onnxruntime", "openvino", "opencv", "torch")
+      for name in EXPORTED if (runner, name) not in (("onnxruntime", "logits.onnx"), ("opencv", "matrix.onnx")))])
+def test_an_exported_file_just_runs(runner, name, folder, exported):
     """On an image, for the files take other pixels than the weights; torch runs the weights, with their own."""
     pytest.importorskip({"opencv": "cv2"}.get(runner, runner))
-    opened = open_runner(exported(name, **settings), runner, stages=PROBABILITY)
+    opened = open_runner(exported(name, **EXPORTED[name]), runner, stages=PROBABILITY)
     model = open_runner(folder / "a.ckpt", "onnxruntime", stages=PROBABILITY)
     image = cv2.imread(str(folder / "scene.png"))
     pixels = opened.spec.pixels
@@ -167,8 +175,23 @@ def test_an_exported_file_just_runs(runner, name, settings, folder, exported):
     assert found["probability"].shape == (2, 1, *batch.shape[2:]) and far(found, wanted) < SAME
 
 
+@pytest.mark.parametrize(("runner", "name", "output", "shape"), [
+    *((runner, "matrix.onnx", "probability", (160, 224))
+      for runner in ("onnxruntime", "openvino", "opencv", f"opencv@{THIS}")),
+    ("openvino", "logits.onnx", "logits", (1, 1, 736, 1280))], ids=str)
+def test_what_polygraphy_gets_is_what_the_file_gives(runner, name, output, shape, folder, exported):
+    """Under the file's own names and in its shapes, before any sigmoid of ours."""
+    pytest.importorskip({"opencv": "cv2"}.get(runner.partition("@")[0], runner.partition("@")[0]))
+    opened = open_runner(exported(name, **EXPORTED[name]), runner, stages=PROBABILITY)
+    [(fed, given)] = exchanges(opened, [str(folder / "scene.png")])
+    assert list(fed) == ["image"] and {key: value.shape for key, value in given.items()} == {output: shape}
+    found = opened.run(fed["image"])["probability"]
+    ours = given[output] if output == "probability" else sigmoid(given[output])
+    np.testing.assert_array_equal(found.reshape(ours.shape), ours)
+
+
 def test_other_stages_of_an_exported_file_come_from_its_weights(exported, reference):
-    path = exported("logits.onnx", target="onnx", output="logits")
+    path = exported("logits.onnx", **EXPORTED["logits.onnx"])
     every = open_runner(path, "onnxruntime", stages=STAGES)
     assert far(every.run(IMAGES), reference) < SAME
     both = open_runner(path, "onnxruntime", stages=("logits", "probability"))
@@ -177,7 +200,7 @@ def test_other_stages_of_an_exported_file_come_from_its_weights(exported, refere
     assert open_runner(path, "onnxruntime", stages=PROBABILITY, pixels="mhliao").spec.pixels != every.spec.pixels
 
 
-@pytest.mark.parametrize("output", ["probability", "logits"])
+@pytest.mark.parametrize("output", ["probability", pytest.param("logits", marks=pytest.mark.long)])
 def test_an_xml_runs_in_openvino(output, exported, reference, folder):
     pytest.importorskip("openvino")
     path = exported(f"{output}.xml", target="openvino", output=output)
@@ -252,6 +275,12 @@ def test_a_kit_wants_every_stage_of_the_weights(runner, folder, tmp_path):
                    "--runner", runner)
     assert done.returncode == 3 and "a kit's reference has every stage" in done.stderr
     assert not (tmp_path / "kit").exists()
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime:CPU", "torch:eager"])
+def test_a_kit_takes_the_default_by_its_name(runner, folder):
+    pytest.importorskip(runner.partition(":")[0])
+    assert _opened(folder / "a.ckpt", SourceOptions(), runner).runner.name == runner.partition(":")[0]
 
 
 def test_stages_without_parts(folder, reference):

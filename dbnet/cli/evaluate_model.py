@@ -140,6 +140,7 @@ def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, li
         runner: str | None, device: str | None, threads: int | None, boxes: dict[str, Any],
         options: Any, precision: str = "float32", keep_float32: Sequence[str] = ()) -> tuple[str, Evaluation]:
     """What is told first, and the evaluation. Raises DbnetError, also for a model that is not the recipe's network."""
+    from evaluation.delivered import pixels_for
     from evaluation.evaluate import evaluate
     from evaluation.runners import open_runner
     opened = open_runner(job.model, runner=runner, device=device, stages=("probability",), threads=threads,
@@ -153,7 +154,7 @@ def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, li
         if options.pixels is not None:
             notes.append(f"the recipe's pixels ({told(job.spec.pixels)}) are left aside, its box rule is not")
         else:
-            pixels = job.spec.pixels
+            pixels = pixels_for(opened, job.spec.pixels)
     if pixels != opened.spec.pixels:
         notes.append(f"pixels are the recipe's ({told(pixels)}), not the model's own ({told(opened.spec.pixels)})")
     rule = chosen_boxes(own_boxes, boxes)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dbnet.cli.export_seed import named_by_the_seed, seed_options
+from dbnet.cli.export_seed import in_the_seeds_words, make_folder, named_by_the_seed, seed_options
 from dbnet.cli.options import (
     PathArgument,
     RunnerType,
@@ -23,6 +28,7 @@ from dbnet.cli.options import (
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
+    from evaluation.delivery.deliver import Delivery
     from evaluation.delivery.settings import Size
 
 #: As in `evaluation.delivery.targets`, which is not imported for --help.
@@ -82,7 +88,8 @@ def export(model: Path | None, out: Path | None, target: str | None, images: Seq
     """
     check_kept(settings["keep_float32"], settings["precision"])
     if seed:
-        model, out, target, options = named_by_the_seed(model, out, target, settings["data_shape"], seed, options)
+        model, out, target, options, settings["boxes"] = named_by_the_seed(
+            model, out, target, settings["data_shape"], seed, options)
     if settings["most_buckets"] is None:
         del settings["most_buckets"]
     if model is None or out is None:
@@ -93,22 +100,64 @@ def export(model: Path | None, out: Path | None, target: str | None, images: Seq
     _check_options(chosen.name, settings)
     files = _images(images)
     wanted = ExportSettings(target=chosen.name, images=tuple(files), **settings)
+    places = chosen.places(out)
+    _check_report(json_path, places, handoff)
     if handoff is not None:
         from evaluation.delivery.handoff import check_handoff
-        check_handoff(handoff, wanted.force)
+        check_handoff(handoff, wanted.force, places)
+    make_folder(seed)
     from evaluation.delivery.deliver import deliver
-    done = deliver(model, out, options, wanted, images=files, check_in=check_in)
-    told = done.told
-    if handoff is not None and done.delivered.undone is None:
-        from evaluation.delivery.handoff import write_handoff
-        told = [*told, *write_handoff(handoff, done.delivered, done.model, files, force=wanted.force)]
-    if json_path:
-        write_json(json_path, replace(done, told=told).to_dict())
-    if json_path != "-":
-        for line in told:
+    with _stopped_cleanly():
+        with in_the_seeds_words(seed):
+            done = deliver(model, out, options, wanted, images=files, check_in=check_in)
+        more, failed = ([], None) if handoff is None else _handed_over(handoff, done, files, wanted.force)
+    done = replace(done, told=[*done.told, *more])
+    if json_path != "-":  # before what can fail: these files stand
+        for line in done.told:
             click.echo(line)
+    if json_path:
+        write_json(json_path, done.to_dict())
     if done.delivered.undone:
         raise DbnetError(f"{out}: {done.delivered.undone}")
+    if failed:
+        raise DbnetError(failed)
+
+
+def _handed_over(folder: Path, done: Delivery, images: Sequence[Path], force: bool) -> tuple[list[str], str | None]:
+    """Writes the hand-off of what stands already: what to tell, and why it could not be written."""
+    if done.delivered.undone is not None:
+        return [f"no hand-off in {folder}: the file that it is of could not be made yet; --prepare hands over what the "
+                f"converter takes"], None
+    from evaluation.delivery.handoff import write_handoff
+    try:
+        return write_handoff(folder, done.delivered, done.model, images, force=force), None
+    except DbnetError as error:
+        names = ", ".join(path.name for path in done.delivered.files)
+        return [f"no hand-off in {folder}: {error}"], f"{error}; the export itself stands ({names}): --force next time"
+
+
+@contextmanager
+def _stopped_cleanly() -> Iterator[None]:
+    """SIGTERM ends the work as an interruption does, which leaves nothing half written behind."""
+    ours = threading.current_thread() is threading.main_thread() and \
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)) if ours else None
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_report(json_path: str | None, places: Sequence[Path], handoff: Path | None) -> None:
+    """A usage error for a --json that would replace what is exported, or lie in the hand-off."""
+    if json_path in (None, "-"):
+        return
+    report = os.path.realpath(str(json_path))
+    if report in [os.path.realpath(place) for place in places]:
+        raise click.UsageError(f"--json {json_path}: is a file of the export itself; name another")
+    if handoff is not None and Path(report).is_relative_to(os.path.realpath(handoff)):
+        raise click.UsageError(f"--json {json_path}: lies in the hand-off, which holds its own files; name another")
 
 
 #: Option -> the targets that it means something to.

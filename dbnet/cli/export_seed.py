@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbnet.cli.options import PathArgument
+from dbnet.errors import DbnetError
+
+if TYPE_CHECKING:
+    from dbnet.spec import BoxRule
 
 #: Of files whose name the user does not say; any other is a .mindir.
 _SUFFIXES = {"onnx": ".onnx", "opencv": ".onnx", "rapidocr": ".onnx", "openvino": ".xml", "om": ".om"}
@@ -50,8 +55,10 @@ def seed_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def named_by_the_seed(model: Path | None, out: Path | None, target: str | None, data_shape: tuple[int, int] | None,
-                      seed: Seed, options: Any) -> tuple[Path, Path, str | None, Any]:
-    """MODEL, OUT, target and options. One path without an option before it is OUT. Usage errors for what goes wrong."""
+                      seed: Seed, options: Any) -> tuple[Path, Path, str | None, Any, BoxRule | None]:
+    """MODEL, OUT, target, options, and a recipe's box rule. One path without an option before it is OUT. Usage errors
+    for what goes wrong.
+    """
     if seed.kind not in (None, "det"):
         raise click.UsageError(f"--model_type {seed.kind}: only text detectors are here, det")
     if seed.name is None or seed.checkpoint is None:
@@ -66,28 +73,29 @@ def named_by_the_seed(model: Path | None, out: Path | None, target: str | None, 
         raise click.UsageError("--data_shape and --is_dynamic_shape True exclude each other; give one of them")
     if model is not None and seed.folder is not None:
         raise click.UsageError(f"{model} and --save_dir say where the file goes both; give one of them")
-    spec, pixels, stem = _network(seed.name)
+    spec, pixels, boxes, stem = _network(seed.name)
     if options.spec not in (None, spec):
         raise click.UsageError(f"--spec {options.spec} and {seed.name}, which is {spec}, contradict each other")
     folder = seed.folder or Path()
-    if seed.folder is not None:
-        _make(folder)
     out = model or folder / f"{stem}{_SUFFIXES.get(target or '', '.mindir')}"
-    return seed.checkpoint, out, target, replace(options, spec=spec, pixels=options.pixels or pixels)
+    return seed.checkpoint, out, target, replace(options, spec=spec, pixels=options.pixels or pixels), \
+        boxes if options.pixels is None else None
 
 
-def _network(name: str) -> tuple[str, str | None, str]:
-    """The spec's name, the pixels of a recipe where they are not the network's usual ones, and what MindOCR calls the
-    file. Raises DbnetError for a recipe that is not understood.
+def _network(name: str) -> tuple[str, str | None, BoxRule | None, str]:
+    """The spec's name, the pixels of a recipe where they are not the network's usual ones, the box rule of one that
+    evaluates, and what MindOCR calls the file. Raises DbnetError for a recipe that is not understood.
     """
     from dbnet.spec import get_spec
     if not name.lower().endswith((".yaml", ".yml")):
-        return get_spec(name).name, None, name
+        return get_spec(name).name, None, None, name
     from dbnet.pixel_formats import as_choice
     from dbnet.recipe import read_recipe
-    spec = read_recipe(name).spec()
+    recipe = read_recipe(name)
+    spec = recipe.spec()
+    boxes = spec.boxes if "eval" in recipe.settings else None
     usual = spec.pixels == get_spec(spec.name).pixels
-    return spec.name, None if usual else as_choice(spec.pixels), Path(name).name.split(".")[0]
+    return spec.name, None if usual else as_choice(spec.pixels), boxes, Path(name).name.split(".")[0]
 
 
 def _published(name: str) -> bool:
@@ -95,9 +103,23 @@ def _published(name: str) -> bool:
     return bool(matching(name, None, None, entries()))
 
 
-def _make(folder: Path) -> None:
-    from dbnet.errors import DbnetError
+def make_folder(seed: Seed) -> None:
+    """That of --save_dir, as MindOCR does. Raises DbnetError."""
+    if seed.folder is None:
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        seed.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DbnetError(f"{folder}: could not be made ({error.strerror}); name another --save_dir") from error
+        raise DbnetError(f"{seed.folder}: could not be made ({error.strerror}); name another --save_dir") from error
+
+
+@contextmanager
+def in_the_seeds_words(seed: Seed) -> Iterator[None]:
+    """An error that names --spec, where --model_name_or_config says the network."""
+    try:
+        yield
+    except DbnetError as error:
+        if seed.name is None or not str(error).endswith("; leave out --spec"):
+            raise
+        told = str(error).removesuffix("; leave out --spec")
+        raise DbnetError(f"{told}; name that network to --model_name_or_config") from error

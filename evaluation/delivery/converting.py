@@ -43,7 +43,8 @@ class Tool:
 @dataclass(frozen=True)
 class Conversion:
     """One run. arguments: without the program and the output, which `output` names, without its suffix; {} in there is
-    where the finished file will be. needed: files that it reads, by their names, in the target's folder.
+    where the finished file will be. needed: files that it reads, by their names, in the target's folder. sidecar: says
+    by its sha256 which file it belongs to, see `sealing`.
     """
 
     tool: Tool
@@ -51,6 +52,7 @@ class Conversion:
     output: str
     script: Path
     needed: tuple[Path, ...]
+    sidecar: Path | None = None
 
     def shell(self, target: Path, more: str = "") -> str:
         """A script for the host that has the converter; it works wherever its folder is copied to. more: an argument
@@ -61,7 +63,21 @@ class Conversion:
         return ("#!/bin/sh\n"
                 f"# Makes {escaped(target.name)} of {escaped(self.needed[0].name)}, on a host that has "
                 f"{self.tool.owner}.\n"
-                f'cd "$(dirname "$0")" || exit 3\n{command}\n')
+                f'cd "$(dirname "$0")" || exit 3\n'
+                + (command + "\n" if self.sidecar is None else sealing(self.tool, command, target, self.sidecar)))
+
+
+def sealing(tool: Tool, command: str, target: Path, sidecar: Path) -> str:
+    """The command in a script that also writes the file's sha256 into the sidecar, on its line `"file"`. An earlier
+    file is removed first: it would pass for the new one where the converter fails with exit code 0.
+    """
+    out, about = shlex.quote(f"./{target.name}"), shlex.quote(f"./{sidecar.name}")
+    return (f"command -v {tool.program} > /dev/null || {{ echo '{tool.program} is not on the PATH' >&2; exit 3; }}\n"
+            f"rm -f {out}\n{command} || exit\n"
+            f"[ -f {out} ] || {{ echo '{tool.program} wrote no file' >&2; exit 1; }}\n"
+            f"sum=$(sha256sum < {out}) || exit\n"
+            f"""sed "s/^ \\"file\\": [^,]*/ \\"file\\": \\"${{sum%% *}}\\"/" {about} > {about}.new &&\n"""
+            f"  mv -f {about}.new {about}\n")
 
 
 def beside(out: Path, end: str) -> Path:
@@ -75,34 +91,42 @@ def write_script(conversion: Conversion, target: Path, more: str = "") -> None:
     os.chmod(conversion.script, conversion.script.stat().st_mode | 0o111)
 
 
-def by_hand(conversion: Conversion, why: str) -> str:
-    """What to tell of the target where the conversion was not made: the user asked for a file that is not there."""
+def by_hand(conversion: Conversion, why: str, argument: str = "") -> str:
+    """What to tell of the target where the conversion was not made: the user asked for a file that is not there.
+    argument: that the script needs.
+    """
     kept = ", ".join(path.name for path in (*conversion.needed, conversion.script))
     return (f"is not there yet: {why}; what it is made of was written beside it ({kept}): copy these to a host with "
-            f"{conversion.tool.owner} and run there: sh {conversion.script.name}")
+            f"{conversion.tool.owner} and run there: {run_by_hand(conversion.script, argument)}")
+
+
+def run_by_hand(script: Path, argument: str = "") -> str:
+    """The command, to be copied into a shell."""
+    return " ".join(["sh", shlex.quote(script.name), *([argument] if argument else [])])
 
 
 def convert(conversion: Conversion, target: Path) -> str | None:
-    """Runs the converter; `target` is there then, whole. What to tell if it is not installed or fails; else None."""
+    """Runs the converter; `target` is there then, whole. Why not, if it is not installed or fails; else None."""
     tool, graph = conversion.tool, conversion.needed[0].name
     program = shutil.which(tool.program)
     if program is None:
-        return by_hand(conversion, f"{tool.program} is not installed here")
+        return f"{tool.program} is not installed here"
     target = target.absolute()
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dbnet-") as folder:
             made = Path(folder, target.name)
             code, output = _run([program, *conversion.arguments, conversion.output + str(made.with_suffix(""))],
                                 target.parent)
-            if code or tool.success not in output or not made.is_file():
-                return by_hand(conversion, f"{tool.program} refuses {graph} (exit code {code}): "
-                                                   f"{what_it_says(output)}")
+            if code or tool.success not in output:
+                return f"{tool.program} refuses {graph} (exit code {code}): {what_it_says(output)}"
+            if not made.is_file():
+                return f"{tool.program} says {tool.success!r} of {graph} and has written no {target.name}"
             os.replace(made, target)
     except subprocess.TimeoutExpired:
-        return by_hand(conversion, f"{tool.program} did not end within {PATIENCE:g} s and was ended; fewer "
-                                           f"sizes (--buckets) take less")
+        return (f"{tool.program} did not end within {PATIENCE:g} s and was ended; fewer sizes (--buckets) take "
+                f"less")
     except OSError as error:
-        return by_hand(conversion, f"{program} could not be run ({error.strerror or error})")
+        return f"{program} could not be run ({error.strerror or error})"
     return None
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from converters.delivery_note import EXPORTED
 from converters.export import read_source
 from converters.load import LoadedModel, SourceOptions
 from dbnet.errors import DbnetError
@@ -17,7 +18,7 @@ from dbnet.extras import OPTIONAL, installed, require
 from dbnet.runner_names import parse_runner
 from dbnet.spec import check_size
 from dbnet.writing import check_target
-from evaluation.delivery.check import Checked, check
+from evaluation.delivery.check import Checked, check, require_own_graph
 from evaluation.delivery.half import require_range
 from evaluation.delivery.refused import RefusedError
 from evaluation.delivery.settings import Delivered, ExportSettings
@@ -51,38 +52,61 @@ def deliver(source: Path, out: Path, options: SourceOptions | None, settings: Ex
     written then, but where a runtime refuses the file it is kept beside `out`, as OUT.refused.
     """
     target = target_of(out, settings.target)
-    check_target(out, source, settings.force)
-    if out.suffix.lower() == ".xml":
-        check_target(out.with_suffix(".bin"), source, settings.force)
-    for end in target.beside:
-        check_target(out.with_name(f"{out.stem}.{end}"), source, settings.force)
+    for place in target.places(out):
+        check_target(place, source, settings.force)
+    if settings.prepare:
+        check_no_earlier(out, "")
     if settings.data_shape is not None:
         check_size(*settings.data_shape)
-    for who in map(parse_runner, check_in):  # before all the work
+    require_own_graph(".onnx" if target.name == "om" else out.suffix, check_in)  # all of this before all the work
+    for who in map(parse_runner, check_in):
         if who.python is None and who.framework in OPTIONAL and not installed(who.framework):
             require(who.framework)
     model, told = read_source(source, options)
+    if settings.boxes not in (None, model.record.spec.boxes):
+        spec, rule = replace(model.record.spec, boxes=settings.boxes), settings.boxes
+        told.append(f"boxes by the recipe's rule: binary_thresh {rule.binary_thresh}, box_thresh {rule.box_thresh}, "
+                    f"unclip_ratio {rule.unclip_ratio}, {rule.box_type}")
+        model = replace(model, record=replace(model.record, spec=spec))
     try:
         folder = Path(tempfile.mkdtemp(prefix=".dbnet-export-", dir=out.absolute().parent))
     except OSError as error:
         raise DbnetError(f"{out}: could not be written ({error.strerror}); nothing was changed") from error
     try:
         written = target.write(model, folder / out.name, settings)
+        if written.undone is not None:
+            check_no_earlier(out, f" ({written.why})")
         if settings.precision == "fp16" and target.runner is not None:
             told += require_range(model, written, settings.keep_float32, images, folder)
         rows = check(written, model, target.runner, check_in, images, folder)
         files = _placed(written.files, out, settings.force)
     except RefusedError as error:
-        kept = _kept(error, folder / out.name, out)
-        raise DbnetError(f"{out}: {error}; kept as {kept.name}{_offer(model, settings)}") from error
+        kept = _kept(error, folder / out.name, out, settings.force)
+        raise DbnetError(f"{out}: {error}; {kept}{_offer(model, settings)}") from error
+    except DbnetError as error:
+        if str(folder) not in str(error):
+            raise
+        raise DbnetError(str(error).replace(str(folder), str(out.parent))) from error  # that is gone in a moment
     except OSError as error:
         raise DbnetError(f"{out}: could not be written ({error.strerror or error}); nothing was changed") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     delivered = replace(written, path=files[0], files=files)
-    told = [_headline(source, delivered), *told, *(row.describe(not images) for row in rows), *model.notes,
-            *delivered.told]
+    told = [_headline(source, delivered), *told, *(row.describe(not images) for row in rows),
+            *_of_source(source, model.notes), *delivered.told]
     return Delivery(model, delivered, rows, told)
+
+
+def check_no_earlier(out: Path, why: str) -> None:
+    """Where no new file is made. Raises DbnetError if there is one of an earlier export, for it would pass for it."""
+    if out.exists():
+        raise DbnetError(f"{out}: is of an earlier export, and no new one is made{why}; what is written beside it "
+                         f"would not belong to it: move it away, or name another OUT; nothing was changed")
+
+
+def _of_source(source: Path, notes: Sequence[str]) -> list[str]:
+    """What a file that was exported before takes and gives is told as its own: nothing of it is in the new file."""
+    return [f"{source.name} itself was {note}" if note.startswith(EXPORTED) else note for note in notes]
 
 
 def _headline(source: Path, delivered: Delivered) -> str:
@@ -123,15 +147,19 @@ def _placed(files: Sequence[Path], out: Path, force: bool) -> tuple[Path, ...]:
     return tuple(out if place == real else out.with_name(place.name) for place in places)
 
 
-def _kept(error: RefusedError, written: Path, out: Path) -> Path:
-    """Where the file is that a runtime refused."""
-    kept = out.with_name(f"{out.name}.refused")
-    if error.content is not None:
-        kept = out.with_name(f"{out.stem}{error.suffix}.refused")
-        kept.write_bytes(error.content)
-    else:
+def _kept(error: RefusedError, written: Path, out: Path, force: bool) -> str:
+    """Keeps the file that a runtime refused, and says where, or why not: the refusal is what matters."""
+    kept = out.with_name(f"{out.name if error.content is None else out.stem + error.suffix}.refused")
+    try:
+        if kept.exists() and not force:
+            return f"not kept, for {kept.name} exists already (--force replaces it)"
+        if error.content is not None:
+            written = written.with_name(kept.name)
+            written.write_bytes(error.content)
         os.replace(written, kept)
-    return kept
+    except OSError as failed:
+        return f"not kept as {kept.name} ({failed.strerror or failed})"
+    return f"kept as {kept.name}"
 
 
 def _offer(model: LoadedModel, settings: ExportSettings) -> str:

@@ -58,7 +58,7 @@ def _db_api(who: RunnerName) -> Finder:
         try:
             return [quad for quad, _ in boxes(path, image, spec.pixels, spec.boxes)]
         except DbnetError as error:
-            raise RefusedError("opencv", f"OpenCV {version}", str(error)) from error
+            raise RefusedError("opencv", f"OpenCV {version}", str(error), path=path) from error
 
     return Finder("TextDetectionModel_DB", lambda: f"TextDetectionModel_DB of OpenCV {version}", find)
 

@@ -14,7 +14,7 @@ from converters.load import LoadedModel
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
 from dbnet.precision import kept_layers
-from evaluation.delivery.check import scenes
+from evaluation.delivery.check import changed_in_half, scenes
 from evaluation.delivery.settings import Delivered
 from evaluation.half import HALF_RUNNERS
 from evaluation.precision import Setup, examine, measure
@@ -25,7 +25,8 @@ def require_range(model: LoadedModel, delivered: Delivered, keep: Sequence[str],
                   scratch: Path) -> list[str]:
     """What half precision does to the model on the images, or drawn scenes; a line each.
 
-    Raises DbnetError if values are beyond float16, or boxes are lost, and names the layers to keep in float32.
+    Raises DbnetError if values are beyond float16, and names the layers to keep in float32, or if boxes are lost or
+    many are new.
     """
     runner = next((name for name in reversed(HALF_RUNNERS) if installed(name)), None)
     if runner is None:
@@ -47,9 +48,9 @@ def require_range(model: LoadedModel, delivered: Delivered, keep: Sequence[str],
         raise DbnetError(f"{model.path}: its values are beyond float16's 65504 in {', '.join(layers[:5])}; keep "
                          f"{'these' if len(layers) > 1 else 'that'} in float32: --keep-float32 "
                          f"{','.join([*keep, *layers])}")
-    if drift.boxes.lost:
-        raise DbnetError(f"{model.path}: in float16 {drift.boxes.lost} of {drift.boxes.a} boxes are lost; dbnet "
-                         f"precision {model.path.name} --images DIR says which layers to keep (--keep-float32)")
+    if (changed := changed_in_half(drift.maps)) is not None:
+        raise DbnetError(f"{model.path}: in float16 {changed}; dbnet precision {model.path.name} --images DIR says "
+                         f"which layers to keep (--keep-float32)")
     return [f"rounded to float16 after every operator: probability within {drift.maps.max_abs:.1e}, "
             f"{drift.boxes.identical} of {drift.boxes.a} boxes the same, {drift.boxes.moved} moved"]
 

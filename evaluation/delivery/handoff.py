@@ -6,7 +6,6 @@ tests), the resized image and the boxes; preprocess.json; verify.py; an example 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,17 +14,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from converters.load import LoadedModel
 from dbnet.errors import DbnetError, short
 from dbnet.extras import installed
 from evaluation.delivery import handoff_texts
 from evaluation.delivery.handoff_data import Source, names_of, scenes, write_png, write_proof
+from evaluation.delivery.handoff_folder import in_the_way, own_files, place, seal, sha256
 from evaluation.delivery.settings import Delivered
 from evaluation.pipeline import naming
-
-SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -43,45 +41,70 @@ def write_handoff(folder: Path, delivered: Delivered, model: LoadedModel, images
     """Writes the folder, whole or not at all; what to tell the user, a line each.
 
     model: what `delivered` was made from. images: for the proof; none: three drawn scenes. force: the folder may have
-    files already; an earlier hand-off's go, other ones stay. Raises DbnetError, also if the delivered file does not
-    pass the proof in a runtime that is installed here.
+    files already; an earlier hand-off's are replaced, other ones stay, and one where ours belong is refused. Raises
+    DbnetError, also if the delivered file does not pass the proof in a runtime that is installed here.
     """
-    check_handoff(folder, force)
+    files = delivered.files or (delivered.path,)
+    check_handoff(folder, force, files)
     names_of(images)  # for its errors, before any work is done
     source = Source(model, delivered)
-    temporary = Path(tempfile.mkdtemp(prefix=".dbnet-handoff-", dir=folder.absolute().parent))
+    temporary: Path | None = None
     try:
+        there = folder.is_dir()  # then within: its parent may be another disk, or not ours to write in
+        temporary = Path(tempfile.mkdtemp(prefix=".dbnet-handoff-", dir=folder if there else folder.absolute().parent))
         told = _fill(temporary, delivered, model, source, images)
+        seal(temporary, own_files(folder, files))
+        size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+        told.append(_proved(temporary, delivered, folder))
         os.chmod(temporary, 0o777 & ~_umask())
-        check_handoff(folder, force)
-        _put(temporary, folder)
+        if there:
+            _check_way(folder, files)
+        place(temporary, folder, files)
     except OSError as error:
-        raise DbnetError(f"{folder}: could not be written ({error.strerror or error}); nothing was changed") from error
+        raise DbnetError(f"{folder}: the hand-off could not be written ({error.strerror or error}); nothing in this "
+                         f"folder was changed") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
     return [f"hand-off: {folder}, {size / 1e6:.0f} MB; its README.md says how to prove it", *told]
 
 
-def check_handoff(folder: Path, force: bool) -> None:
-    """Raises DbnetError if a hand-off cannot or must not be written there."""
-    parent = folder.absolute().parent
+def check_handoff(folder: Path, force: bool, files: Sequence[Path] = ()) -> None:
+    """Raises DbnetError if a hand-off cannot or must not be written there. files: those that are exported; they may
+    lie in the folder.
+    """
     try:
+        if any(os.path.abspath(path) == os.path.abspath(folder) for path in files):
+            raise DbnetError(f"{folder}: is the exported file itself; name a folder for --handoff")
+        if os.path.lexists(folder):
+            _check_there(folder, force, files)
+            return
+        parent = folder.absolute().parent
         if not parent.is_dir():
             raise DbnetError(f"{parent}: no such folder; create it first")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise DbnetError(f"{parent}: no permission to write here; choose another folder")
-        if not os.path.lexists(folder):
-            return
-        if not folder.is_dir() or folder.is_symlink():
-            raise DbnetError(f"{folder}: is no folder; name another --handoff")
-        if os.listdir(folder) and not force:
-            raise DbnetError(f"{folder}: has files in it; name another --handoff, or add --force, which replaces an "
-                             f"earlier hand-off and leaves other files alone")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise DbnetError(f"{folder}: no permission to write here; choose another folder")
     except OSError as error:
         raise DbnetError(f"{folder}: cannot be read ({error.strerror}); name another --handoff") from error
+
+
+def _check_there(folder: Path, force: bool, files: Sequence[Path]) -> None:
+    if not folder.is_dir() or folder.is_symlink():
+        raise DbnetError(f"{folder}: is no folder; name another --handoff")
+    if set(os.listdir(folder)) - own_files(folder, files) and not force:
+        raise DbnetError(f"{folder}: has files in it; name another --handoff, or add --force, which replaces an "
+                         f"earlier hand-off and leaves other files alone")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DbnetError(f"{folder}: no permission to write here; choose another folder")
+    _check_way(folder, files)
+
+
+def _check_way(folder: Path, files: Sequence[Path]) -> None:
+    """Raises DbnetError, and OSError as the system does."""
+    if found := in_the_way(folder, files):
+        names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise DbnetError(f"{folder}: {names}: in the way of a hand-off, and not from an earlier one or changed since; "
+                         f"move what you want to keep, or name another --handoff")
 
 
 def _fill(folder: Path, delivered: Delivered, model: LoadedModel, source: Source, images: Sequence[Path]) -> list[str]:
@@ -102,13 +125,12 @@ def _fill(folder: Path, delivered: Delivered, model: LoadedModel, source: Source
     if not done[0].ours:
         listed = "".join(f"{shown.name}\n" for shown in done)
         (folder / "images" / "README.txt").write_text(_WHERE + listed, encoding="utf-8")
-    files = {path.name: _sha256(folder / path.name) for path in delivered.files or (delivered.path,)}
+    files = {path.name: sha256(folder / path.name) for path in delivered.files or (delivered.path,)}
     about = handoff_texts.preprocess(delivered, model, source.title, files)
     (folder / "preprocess.json").write_text(handoff_texts.json_of(about), encoding="utf-8")
     for name, text in handoff_texts.written(delivered, {"sets": done, "about": about}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    _write_sums(folder)
-    return [_told(done), *_without_example(delivered), _proved(folder, delivered)]
+    return [*_told(done), *_without_example(delivered)]
 
 
 _WHERE = """\
@@ -118,13 +140,15 @@ originals here, under these names, and verify.py and detect --check go the whole
 """
 
 
-def _told(done: Sequence[Shown]) -> str:
-    boxes = sum(shown.boxes for shown in done)
-    if done[0].ours:
-        return f"it proves with {len(done)} drawn scenes, {boxes} boxes in them"
-    plural = "s" if len(done) > 1 else ""
-    return (f"it proves with {len(done)} image{plural}, {boxes} boxes; it holds their resized pictures and names, not "
-            f"the image files")
+def _told(done: Sequence[Shown]) -> list[str]:
+    boxes, plural = sum(shown.boxes for shown in done), "s" if len(done) > 1 else ""
+    told = [f"it proves with {len(done)} drawn scenes, {boxes} boxes in them" if done[0].ours else
+            f"it proves with {len(done)} image{plural}, {boxes} boxes; it holds their resized pictures and names, not "
+            f"the image files"]
+    if not boxes:
+        told.append("warning: the model finds no box in any of them, so boxes are not proved, only maps; give --images "
+                    "with texts that it finds")
+    return told
 
 
 def _without_example(delivered: Delivered) -> list[str]:
@@ -132,77 +156,23 @@ def _without_example(delivered: Delivered) -> list[str]:
     return [f"no example in C++: {why}"] if why else []
 
 
-def _proved(folder: Path, delivered: Delivered) -> str:
-    """Runs the hand-off's own verify.py. Raises DbnetError if it says no."""
+def _proved(made: Path, delivered: Delivered, folder: Path) -> str:
+    """Runs the hand-off's own verify.py before it is placed. Raises DbnetError if it says no."""
     runtimes = [name for name in handoff_texts.runtimes_of(delivered) if installed(name)]
     if not runtimes:
         return "verify.py was not run: no runtime that opens this file is installed here"
-    done = subprocess.run([sys.executable, str(folder / "verify.py"), "--runtime", runtimes[0]], capture_output=True,
+    done = subprocess.run([sys.executable, str(made / "verify.py"), "--runtime", runtimes[0]], capture_output=True,
                           encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL,
                           env={**os.environ, "PYTHONIOENCODING": "utf-8"})
     if done.returncode == 3:
         return f"verify.py could not be run in {runtimes[0]}: {short(done.stderr.strip(), 300)}"
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if "DIFFERENT" in line or done.stderr]
-        raise DbnetError(f"{folder.name}: the hand-off does not prove itself in {runtimes[0]}: "
-                         f"{short(lines[0] if lines else 'verify.py failed', 300)}; nothing was written, please "
-                         f"report this")
+        raise DbnetError(f"{folder}: the hand-off does not prove itself in {runtimes[0]}: "
+                         f"{short(lines[0] if lines else 'verify.py failed', 300)}; no hand-off was written, "
+                         f"please report this")
     largest = max(map(float, re.findall(r"map same, largest difference ([0-9.e+-]+)", done.stdout)))
     return f"verify.py passes in {runtimes[0]}: the map differs from the source's by {largest:.1e} at most"
-
-
-# The folder -----------------------------------------------------------------------------------------------------------
-
-
-def _write_sums(folder: Path) -> None:
-    """As `sha256sum -c` reads it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _put(made: Path, folder: Path) -> None:
-    """In its place. Raises OSError."""
-    if not folder.exists() or not os.listdir(folder):
-        os.replace(made, folder)  # in the place of an empty folder too
-        return
-    for path in made.rglob("*"):
-        target = folder / path.relative_to(made)
-        if target.is_symlink() or (target.exists() and target.is_dir() != path.is_dir()):
-            raise DbnetError(f"{target}: is in the way of a file or folder of the hand-off; name another --handoff")
-    earlier = _earlier(folder)
-    for name in earlier:
-        (folder / name).unlink(missing_ok=True)
-    for parent in {parent for name in earlier for parent in (folder / name).parents if parent != folder}:
-        if parent.is_relative_to(folder) and parent.is_dir() and not os.listdir(parent):
-            parent.rmdir()
-    for path in sorted(made.rglob("*")):
-        target = folder / path.relative_to(made)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            os.replace(path, target)
-
-
-def _earlier(folder: Path) -> list[str]:
-    """The files of an earlier hand-off, those that are as it left them."""
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    found = []
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        path = PurePosixPath(name)
-        inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-        if inside and (folder / name).is_file() and _sha256(folder / name) == digest:
-            found.append(name)
-    return found
 
 
 def _umask() -> int:

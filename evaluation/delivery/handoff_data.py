@@ -17,10 +17,10 @@ from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.extras import installed
 from dbnet.postprocess import boxes_from_map
-from dbnet.preprocess import Prepared, prepare, read_bytes
+from dbnet.preprocess import Prepared, input_size, prepare, read_bytes
 from dbnet.running import runnable
 from dbnet.sample import Detection
-from dbnet.spec import BoxRule, PixelFormat
+from dbnet.spec import PixelFormat
 from evaluation.delivery.settings import Delivered
 from evaluation.pictures import decode
 from evaluation.pipeline import naming
@@ -29,6 +29,8 @@ from evaluation.pipeline import naming
 SCENES = ((101, 360, 640), (102, 480, 640), (103, 720, 960))
 #: Resize rules that bring every image to one size.
 ONE_SIZE = ("stretch", "keep_ratio_pad")
+#: Of an input that is over four times its image: beyond 736 x 10880 a strip of a few pixels took all memory.
+MOST_PIXELS = 8_000_000
 #: A box may be missing on one side if its score is so near to the threshold: `cv2.fillPoly` differs between versions.
 SCORE_TOLERANCE = 0.01
 
@@ -100,6 +102,7 @@ class Source:
 
     def proof(self, scene: Scene) -> Proof:
         """Raises DbnetError if the image cannot become an input of the file."""
+        _check_growth(scene.image, self.taken)
         ready = prepare(scene.image, self.taken)
         _check_shape(ready.tensor.shape, self._delivered)
         maps = self._maps(scene.image, self.own)
@@ -144,6 +147,15 @@ def _runner(model: LoadedModel, stages: tuple[str, ...]) -> Any:
                          "pip install 'dbnet-parity[onnxruntime]'")
     from torch_reference.runner import TorchRunner
     return TorchRunner(spec, runnable(spec, model.weights), "cpu", stages)
+
+
+def _check_growth(image: np.ndarray, pixels: PixelFormat) -> None:
+    """Raises DbnetError for a strip that its short side makes a huge input, for which memory may not do."""
+    height, width = image.shape[:2]
+    rows, columns = input_size(height, width, pixels)[1]
+    if rows * columns > max(MOST_PIXELS, 4 * height * width):
+        raise DbnetError(f"an image of {height} x {width} pixels becomes {rows} x {columns} by the resize rule "
+                         f"{pixels.resize}, too much to prove with; leave it out of --images, or crop it")
 
 
 def _check_shape(shape: Sequence[int], delivered: Delivered) -> None:
@@ -236,11 +248,3 @@ def _line(value: Any) -> str:
 def write_png(path: Path, image: np.ndarray) -> None:
     """(H, W, 3) uint8 in BGR, as every reader of PNG shows it. Raises OSError."""
     path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-
-
-def rule_told(boxes: BoxRule) -> dict[str, Any]:
-    """Its fields without those that mean nothing to it."""
-    told = asdict(boxes)
-    if boxes.rule != "paddle":
-        told.pop("score_mode"), told.pop("dilation")
-    return told

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dbnet.spec import STRIDE, BoxRule, PixelFormat
+from dbnet.spec import ALL_CANDIDATES, STRIDE, BoxRule, PixelFormat
 
 _ROUND_PY = f"max(round(int({{side}} * ratio) / {STRIDE}) * {STRIDE}, {STRIDE})"
 _ROUND_CPP = f"std::max(int(std::nearbyint(int({{side}} * ratio) / {STRIDE}.0)) * {STRIDE}, {STRIDE})"
@@ -125,7 +125,8 @@ def steps_of(boxes: BoxRule) -> list[str]:
 def _steps_of_opencv(boxes: BoxRule) -> list[str]:
     return [
         f"text is where the map is above {boxes.binary_thresh:g}",
-        f"cv2.findContours(RETR_LIST, CHAIN_APPROX_SIMPLE); the first {boxes.max_candidates} contours",
+        f"cv2.findContours(RETR_LIST, CHAIN_APPROX_SIMPLE); "
+        f"{'all' if boxes.max_candidates == ALL_CANDIDATES else f'the first {boxes.max_candidates}'} contours",
         f"score: the mean of the map over the inside of the contour (cv2.fillPoly); below {boxes.box_thresh:g} it is "
         f"dropped",
         "the contour is scaled to the image, x * float32(width / resized width), y alike, and cut to whole pixels",

@@ -16,9 +16,9 @@ import jinja2
 import numpy as np
 
 from converters.load import LoadedModel
-from dbnet.spec import STRIDE
+from dbnet.spec import STRIDE, BoxRule
 from dbnet.version import VERSION
-from evaluation.delivery.handoff_data import rule_told, tolerance_of
+from evaluation.delivery.handoff_data import tolerance_of
 from evaluation.delivery.handoff_rules import padding_of, resize_of, steps_of
 from evaluation.delivery.settings import Delivered
 from evaluation.evaluate import versions
@@ -53,7 +53,7 @@ def preprocess(delivered: Delivered, model: LoadedModel, source: str, files: dic
                    "python": list(resize.python), "interpolation": "cv2.INTER_LINEAR",
                    "on": "float32" if pixels.resize == "short_side" else "uint8"},
         "padding": padding_of(pixels),
-        "boxes": rule_told(spec.boxes), "boxes_step_by_step": steps_of(spec.boxes),
+        "boxes": _rule_told(spec.boxes), "boxes_step_by_step": steps_of(spec.boxes),
         "tolerance": asdict(tolerance_of(delivered)), "outputs_made_with": source, "versions": versions()}
 
 
@@ -64,9 +64,21 @@ def opened(delivered: Delivered) -> Path:
     return next((path for path in delivered.files if path.suffix.lower() in RUN), delivered.path)
 
 
+def _rule_told(boxes: BoxRule) -> dict[str, Any]:
+    """Its fields without those that mean nothing to it."""
+    told = asdict(boxes)
+    if boxes.rule != "paddle":
+        told.pop("score_mode"), told.pop("dilation")
+    return told
+
+
+def _suffix(delivered: Delivered) -> str:
+    return opened(delivered).suffix.lower()
+
+
 def example_of(delivered: Delivered) -> str | None:
     """Why there is no example in C++; None if there is one."""
-    if (suffix := opened(delivered).suffix) not in RUN:
+    if (suffix := _suffix(delivered)) not in RUN:
         return f"neither OpenCV nor OpenVINO runs a {suffix} file"
     if delivered.spec.boxes.rule not in CPP_RULES:
         return f"not written for the box rule {delivered.spec.boxes.rule}"
@@ -76,7 +88,7 @@ def example_of(delivered: Delivered) -> str | None:
 def needs_openvino(delivered: Delivered) -> str | None:
     """Why OpenCV 4 cannot run the network, of some version or of all; None if it can."""
     spec = delivered.spec
-    if opened(delivered).suffix == ".xml":
+    if _suffix(delivered) == ".xml":
         return "OpenCV reads no .xml of OpenVINO's."
     if delivered.target == "rapidocr":
         return "OpenCV 4.6 refuses the Gather that turns RapidOCR's BGR round."
@@ -93,9 +105,9 @@ def needs_openvino(delivered: Delivered) -> str | None:
 
 def runtimes_of(delivered: Delivered) -> list[str]:
     """Which runtimes verify.py may use, the first by default."""
-    if opened(delivered).suffix == ".xml":
+    if _suffix(delivered) == ".xml":
         return ["openvino"]
-    if opened(delivered).suffix != ".onnx":
+    if _suffix(delivered) != ".onnx":
         return []
     return ["onnxruntime", "openvino", "opencv"] if needs_openvino(delivered) is None else ["onnxruntime", "openvino"]
 

@@ -18,9 +18,9 @@ from dbnet.extras import require
 from evaluation.delivery import mindir
 from evaluation.delivery.buckets import Buckets, choose, size_of
 from evaluation.delivery.common import fixed_pixels
-from evaluation.delivery.converting import Conversion, Tool, beside, convert, write_script
+from evaluation.delivery.converting import Conversion, Tool, beside, by_hand, convert, run_by_hand, write_script
 from evaluation.delivery.settings import Delivered, ExportSettings
-from evaluation.lite_runner import SIDECAR
+from evaluation.lite_runner import SIDECAR, digest_of
 from evaluation.lite_sidecar import Sidecar, first_look
 
 CONVERTER = Tool("converter_lite", "MindSpore Lite", "CONVERT RESULT SUCCESS")
@@ -48,17 +48,20 @@ def write(model: LoadedModel, out: Path, settings: ExportSettings) -> Delivered:
     made = mindir.write_as("lite", model, graph, inner, chosen.pixels)
     if ascend:
         write_text(configuration, configuration_of(chosen.sizes, batch, settings.precision))
-    write_text(sidecar, _sidecar(model, made, chosen, batch, ascend, settings))
+    about = Sidecar(model.record, DeliveryNote("lite", made.spec.pixels, made.spec.boxes, made.output), chosen.sizes,
+                    batch, "ascend" if ascend else "cpu", settings.precision)
+    write_text(sidecar, about.to_json())
     conversion = Conversion(CONVERTER, arguments_of(graph, configuration if ascend else None), "--outputFile=", script,
-                            (*needed, sidecar))
+                            (*needed, sidecar), sidecar)
     write_script(conversion, out)
     made = replace(made, files=(*needed, script, sidecar), told=(*made.told, *chosen.told, *_remarks(settings, ascend)))
     if settings.prepare:
-        told = f"converter_lite was not run (--prepare): sh {script.name} makes {out.name}"
+        told = f"converter_lite was not run (--prepare): {run_by_hand(script)} makes {out.name}"
         return replace(made, told=(*made.told, told))
-    undone = convert(conversion, out)
-    if undone is not None:
-        return replace(made, undone=undone)
+    why = convert(conversion, out)
+    if why is not None:
+        return replace(made, undone=by_hand(conversion, why), why=why)
+    write_text(sidecar, replace(about, file=digest_of(out)).to_json())
     return replace(made, path=out, files=(out, *made.files), precision=settings.precision,
                    told=(*made.told, first_look(out)))
 
@@ -103,12 +106,6 @@ def configuration_of(sizes: tuple[tuple[int, int], ...], batch: int, precision: 
     if several:
         lines.append("dynamic_dims=" + ",".join(f"[{height},{width}]" for height, width in sizes))
     return "\n".join([*lines, f"precision_mode={PRECISION[precision]}", ""])
-
-
-def _sidecar(model: LoadedModel, made: Delivered, chosen: Buckets, batch: int, ascend: bool,
-             settings: ExportSettings) -> str:
-    return Sidecar(model.record, DeliveryNote("lite", made.spec.pixels, made.spec.boxes, made.output), chosen.sizes,
-                   batch, "ascend" if ascend else "cpu", settings.precision).to_json()
 
 
 def _remarks(settings: ExportSettings, ascend: bool) -> tuple[str, ...]:

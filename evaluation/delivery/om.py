@@ -22,7 +22,16 @@ from evaluation.delivery import mindir
 from evaluation.delivery.buckets import Buckets, choose, size_of
 from evaluation.delivery.check import check
 from evaluation.delivery.common import write_onnx
-from evaluation.delivery.converting import Conversion, Tool, beside, by_hand, chip_of, convert, write_script
+from evaluation.delivery.converting import (
+    Conversion,
+    Tool,
+    beside,
+    by_hand,
+    chip_of,
+    convert,
+    run_by_hand,
+    write_script,
+)
 from evaluation.delivery.settings import Delivered, ExportSettings, Size
 
 ATC = Tool("atc", "CANN (its set_env.sh sourced)", "ATC run success")
@@ -55,13 +64,14 @@ def write(model: LoadedModel, out: Path, settings: ExportSettings) -> Delivered:
     write_script(conversion, out, "" if chip else asked)
     told = (*made.told, *chosen.told, f"precision_mode={PRECISION[settings.precision]} is what ATC is told")
     made = replace(made, files=(*needed, script), told=tuple(dict.fromkeys(told)))
+    argument = "" if chip else "CHIP"
     if settings.prepare:
-        later = f"atc was not run (--prepare): sh {script.name}{'' if chip else ' CHIP'} makes {out.name}"
+        later = f"atc was not run (--prepare): {run_by_hand(script, argument)} makes {out.name}"
         return replace(made, told=(*made.told, later))
-    undone = by_hand(conversion, "no chip is named (--soc Ascend310P3, say), and npu-smi lists none") \
+    why = "no chip is named (--soc Ascend310P3, say), and npu-smi lists none" \
         if chip is None and which(ATC.program) else convert(conversion, out)
-    if undone is not None:
-        return replace(made, undone=undone if chip else f"{undone} CHIP")
+    if why is not None:
+        return replace(made, undone=by_hand(conversion, why, argument), why=why)
     return replace(made, path=out, files=(out, *made.files), precision=settings.precision,
                    told=(*made.told, "not run: an .om runs on an NPU only"))
 

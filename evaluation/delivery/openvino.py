@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.delivery_note import DELIVERY_KEY, texts_of
+from converters.delivery_note import BIN_KEY, DELIVERY_KEY, texts_of
 from converters.load import LoadedModel
 from dbnet.errors import DbnetError, short
 from dbnet.extras import require
@@ -18,8 +19,9 @@ from evaluation.delivery.settings import Delivered, ExportSettings
 
 
 def write(model: LoadedModel, out: Path, settings: ExportSettings) -> Delivered:
-    """Record and note of the model go into the .xml as rt_info; what the files hold is what the settings say, nothing
-    is compressed besides. Raises DbnetError; RefusedError, which has the .onnx, if OpenVINO does not read that.
+    """Record and note of the model and the sha256 of the .bin go into the .xml as rt_info; what the files hold is what
+    the settings say, nothing is compressed besides. Raises DbnetError; RefusedError, which has the .onnx, if OpenVINO
+    does not read that.
     """
     if out.suffix.lower() == ".onnx":
         return write_onnx(model, out, settings)
@@ -36,10 +38,13 @@ def write(model: LoadedModel, out: Path, settings: ExportSettings) -> Delivered:
         for key, name in ((RECORD_KEY, "record"), (DELIVERY_KEY, "delivery")):
             if key in texts:
                 read.set_rt_info(texts[key], ["dbnet", name])
-        try:
-            openvino.save_model(read, out, compress_to_fp16=False)
-        except RuntimeError as error:
-            raise DbnetError(f"{out.name}: OpenVINO could not write it: {short(error)}") from error
+        for _ in range(2):  # the .bin is known when it is written
+            try:
+                openvino.save_model(read, out, compress_to_fp16=False)
+            except RuntimeError as error:
+                raise DbnetError(f"{out.name}: OpenVINO could not write it: {short(error)}") from error
+            texts[BIN_KEY] = hashlib.sha256(out.with_suffix(".bin").read_bytes()).hexdigest()
+            read.set_rt_info(texts[BIN_KEY], ["dbnet", "bin_sha256"])
     if texts_of(out) != texts:
         raise DbnetError(f"{out.name}: OpenVINO did not write the record that it was given; nothing was written")
     return replace(delivered, path=out, files=(out, out.with_suffix(".bin")))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from converters.onnx_layers import DeformableForm
-from dbnet.spec import ModelSpec
+from dbnet.spec import BoxRule, ModelSpec
 
 OutputKind = Literal["probability", "logits"]
 ExportPrecision = Literal["float32", "fp16"]
@@ -23,7 +23,7 @@ class ExportSettings:
     or 1 where data_shape is fixed. keep_float32: layers that stay float32 beside fp16. Of targets lite and om: buckets:
     the sizes that the graph is compiled for; empty: from the resize rule, with `images`, which are like those to come,
     at most `most_buckets`. soc: the chip, `Ascend310P3`; None asks npu-smi. prepare: only what the converter takes is
-    wanted, it is not run.
+    wanted, it is not run. boxes: the rule that belongs to the model, if not the one of its record.
     """
 
     target: str = "onnx"
@@ -40,6 +40,7 @@ class ExportSettings:
     most_buckets: int = 16
     soc: str | None = None
     prepare: bool = False
+    boxes: BoxRule | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Delivered:
     path: what a runner opens. files: everything that was written, `path` first. spec: its pixels are those that the
     file takes. input_shape: (N, 3, H, W), a letter where any will do. output_rank: 4, or 2 for (H, W). opset: of an
     .onnx. told: what to tell the user, a line each. undone: why there is no `out` yet, though everything that it is
-    made of was written; the command then ends with exit code 3.
+    made of was written; the command then ends with exit code 3. why: the reason in that alone.
     """
 
     path: Path
@@ -65,3 +66,4 @@ class Delivered:
     files: tuple[Path, ...] = ()
     told: tuple[str, ...] = field(default=())
     undone: str | None = None
+    why: str | None = None

@@ -35,6 +35,11 @@ class Target:
         writer: Writer = getattr(importlib.import_module(module), function)
         return writer(model, out, settings)
 
+    def places(self, out: Path) -> tuple[Path, ...]:
+        """`out` and everything that may be written beside it."""
+        pair = (out.with_suffix(".bin"),) if out.suffix.lower() == ".xml" else ()
+        return (out, *pair, *(out.with_name(f"{out.stem}.{end}") for end in self.beside))
+
     def check(self, out: Path) -> None:
         """Raises DbnetError for a file that is not named so, or if a package is missing."""
         if out.suffix.lower() not in self.suffixes:
