@@ -70,7 +70,7 @@ def _imported(framework: str) -> Answer:
     try:
         # OpenVINO's import would tell its maker.
         module = require(framework) if framework == "openvino" else importlib.import_module(module_of(framework))
-        told = {"version": str(getattr(module, "__version__", "unknown")).partition("-")[0]}
+        told = {"version": _version(framework, module)}
         if framework == "onnxruntime":
             return {**told, "providers": module.get_available_providers()}, {}
         importlib.import_module((_HALVES.get(framework) or _GRAPHS[framework])[0])
@@ -79,6 +79,14 @@ def _imported(framework: str) -> Answer:
     except (ImportError, OSError, AttributeError) as error:
         return {"error": f"{framework} is installed but does not import ({type(error).__name__}: {error})"}, {}
     return told, {}
+
+
+def _version(framework: str, module: Any) -> str:
+    """Raises AttributeError where one that has a version does not tell it: it came in only half."""
+    if framework == "mindspore_lite":
+        return str(getattr(module, "__version__", "unknown"))
+    version = str(module.__version__)
+    return version.partition("-")[0] if framework == "openvino" else version  # OpenVINO's goes on with its build
 
 
 def _answer(server: FrameworkServer | OnnxServer, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Answer:
