@@ -34,7 +34,8 @@ def written(path, orientation=1):
 
 def compared(right, wrong, *photographs):
     result = ModelComparison("same", [])
-    _compare_pixels(SimpleNamespace(pixels=right), SimpleNamespace(pixels=wrong), photographs, result)
+    sides = (SimpleNamespace(pixels=pixels, runner=None) for pixels in (right, wrong))
+    _compare_pixels(*sides, photographs, result)
     return result
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -178,11 +180,15 @@ def test_the_first_error_stops_everything(tmp_path, at_once, fault):
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_ctrl_c_ends_it(tmp_path, at_once):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        _interrupt(tmp_path, at_once)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    """In a process of its own: a runtime that another test has loaded may take the signal for itself, and the tests
+    with it. A shell's background jobs ignore SIGINT.
+    """
+    program = ("import signal, sys; from pathlib import Path; "
+               "signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "from tests.test_pipeline import _interrupt; _interrupt(Path(sys.argv[1]), int(sys.argv[2]))")
+    done = subprocess.run([sys.executable, "-c", program, tmp_path, str(at_once)], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[1], timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def _interrupt(tmp_path, at_once):
