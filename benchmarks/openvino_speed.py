@@ -1,6 +1,6 @@
 """Images a second from files to boxes in OpenVINO, against OpenVINO alone: its own queue at its own setting for many.
 
-`python benchmarks/openvino.py [--model FILE --images FOLDER [--limit 40]]`; without them a seeded model and drawn
+`python benchmarks/openvino_speed.py [--model FILE --images FOLDER [--limit 40]]`; without them a seeded model and drawn
 images. All run the same file on the same cores in one process, in turns of a few seconds; the first turn of each is not
 counted. The peers get one ready tensor again and again: as the file is, and fixed to the size of the images, which
 OpenVINO computes faster. The median of the rounds' own ratios is what to quote on a machine that others use too.
