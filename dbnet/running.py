@@ -59,6 +59,20 @@ def check_images(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images)
 
 
+def told_logits(found: np.ndarray, path: Path) -> str | None:
+    """What to tell a user where the map of an ordinary image holds no fractions, so logits; None where it does.
+
+    Raises DbnetError for NaN and Inf.
+    """
+    if not np.isfinite(found).all():
+        raise DbnetError(f"{path}: gives NaN or Inf for an ordinary image, so no probability map; is it damaged?")
+    low, high = float(found.min()), float(found.max())
+    if low >= 0 and high <= 1:
+        return None
+    return (f"{path.name} is taken to give logits, for its values are no fractions ({low:.3g} to {high:.3g}): a "
+            f"sigmoid is applied")
+
+
 def runnable(spec: ModelSpec, weights: Mapping[str, np.ndarray], dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """Copies of exactly the parameters of `spec`, canonical names and order, as `dtype` (from any float type).
 

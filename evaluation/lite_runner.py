@@ -19,7 +19,7 @@ import numpy as np
 from dbnet.errors import DbnetError, short
 from dbnet.extras import installed
 from dbnet.pixel_formats import AnySpec
-from dbnet.running import check_images, check_stages, driver_version, parse_device
+from dbnet.running import check_images, check_stages, driver_version, parse_device, told_logits
 from dbnet.seeded import seeded_images
 from dbnet.spec import check_size
 from evaluation.few_sizes import MOST, Size, padded_run, told_size
@@ -161,12 +161,9 @@ class LiteRunner:
         """Whether a file that nothing is known of gives logits: by the values of one seeded image."""
         height, width = self.sizes[0] if self.sizes else _TRIED
         found = self._computed(seeded_images(self._batch or 1, height, width))
-        low, high = float(found.min()), float(found.max())
-        if low >= 0 and high <= 1:
-            return False
-        self.notes.append(f"{self.path.name} is taken to give logits, for its values are no fractions ({low:.3g} to "
-                          f"{high:.3g}): a sigmoid is applied")
-        return True
+        note = told_logits(found, self.path)
+        self.notes += [] if note is None else [note]
+        return note is not None
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The probability (N, 1, H, W) of (N, 3, H, W) float32 images, sides multiples of 32 px. Raises DbnetError

@@ -23,7 +23,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from dbnet.errors import DbnetError, short
 from dbnet.pixel_formats import AnySpec
-from dbnet.running import check_images, check_stages, parse_device
+from dbnet.running import check_images, check_stages, parse_device, told_logits
 from dbnet.seeded import seeded_images
 from dbnet.spec import STRIDE
 from ms_models import compat
@@ -222,15 +222,9 @@ class MindIRRunner:
         """Whether it gives logits: by the values of one seeded image."""
         count, _, height, width = self.shape
         found = self._computed(seeded_images(count or 1, height or _TRIED[0], width or _TRIED[1]))
-        if not np.isfinite(found).all():
-            raise DbnetError(f"{self.path}: gives NaN or Inf for an ordinary image, so no probability map; is it "
-                             f"damaged?")
-        low, high = float(found.min()), float(found.max())
-        if low >= 0 and high <= 1:
-            return False
-        self.notes.append(f"{self.path.name} is taken to give logits, for its values are no fractions ({low:.3g} to "
-                          f"{high:.3g}): a sigmoid is applied")
-        return True
+        note = told_logits(found, self.path)
+        self.notes += [] if note is None else [note]
+        return note is not None
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The map (N, 1, H, W) of (N, 3, H, W) float32 images, sides multiples of 32 px; a file with fixed sizes takes
