@@ -22,6 +22,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import communication, nn, ops
 
+from dbnet import signals
 from dbnet.cann import find_cann
 from dbnet.errors import DbnetError
 from dbnet.launch import Launch
@@ -37,6 +38,7 @@ Arithmetic = Literal["exact", "default", "fp16"]
 _TARGETS: dict[DeviceKind, str] = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 _together: list[Device] = []  # the device with which others were found: MindSpore takes it once then
 _applied: list[str] = []  # the limit that `cure_avx512` has set in this process
+_graphs: list[bool] = []  # whether one has run in this process
 _NEEDS = {"gpu": "a MindSpore built for CUDA", "ascend": "CANN and the Ascend driver"}
 
 
@@ -49,6 +51,18 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """Around what compiles or runs a graph: see `dbnet.signals`. When the first graph of a process has run, a thread of
+    MindSpore's takes SIGINT once more, up to 10 ms later (2.10), which is waited for.
+    """
+    with signals.kept_signals():
+        yield
+        if not _graphs:
+            time.sleep(0.1)
+            _graphs.append(True)
 
 
 def set_device(device: Device | None) -> Device:
@@ -269,7 +283,8 @@ def cure_avx512() -> bool:
     os.environ[ISA_VARIABLES[0]] = "AVX2"
     try:
         one = ms.Tensor(np.ones((1, 1, 1, 1), np.float32))
-        ops.Conv2D(out_channel=1, kernel_size=1)(one, one).asnumpy()  # waits until it has run
+        with signals.kept_signals():
+            ops.Conv2D(out_channel=1, kernel_size=1)(one, one).asnumpy()  # waits until it has run
     finally:
         del os.environ[ISA_VARIABLES[0]]
     _applied.append("AVX2")

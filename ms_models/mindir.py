@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from dbnet import signals
 from dbnet.errors import DbnetError, short
 from dbnet.pixel_formats import AnySpec
 from dbnet.running import check_images, check_stages, parse_device, told_logits
@@ -72,7 +73,7 @@ def write(stream: BinaryIO, runner: MindSporeRunner, shape: Sequence[int | None]
     with tempfile.TemporaryDirectory(prefix="dbnet-") as folder:
         path = Path(folder, "model.mindir")
         try:
-            with compat.quiet():
+            with compat.quiet(), signals.kept_signals():
                 ms.export(cell, image, file_name=str(path), file_format="MINDIR", custom_func=inform)
         except (RuntimeError, ValueError, TypeError, MemoryError) as error:
             raise DbnetError(f"MindSpore {ms.__version__} could not export the graph: {compat.first_sentence(error)}; "
@@ -208,7 +209,7 @@ class MindIRRunner:
 
     def _loaded(self) -> Any:
         try:
-            with compat.quiet():
+            with compat.quiet(), signals.kept_signals():
                 graph = nn.GraphCell(ms.load(str(self.path)))
         except (RuntimeError, ValueError, TypeError, MemoryError) as error:
             raise DbnetError(f"{self.path}: MindSpore {ms.__version__} does not load it: "
@@ -254,7 +255,7 @@ class MindIRRunner:
     def _computed(self, images: np.ndarray) -> np.ndarray:
         """The map as the file gives it."""
         try:
-            with compat.quiet():
+            with compat.quiet(), compat.kept_signals():
                 found = self._graph(Tensor(images))
                 maps = [one.asnumpy() for one in (found if isinstance(found, (tuple, list)) else (found,))]
         except (RuntimeError, ValueError, TypeError, AttributeError, MemoryError) as error:

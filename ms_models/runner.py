@@ -93,7 +93,8 @@ class MindSporeRunner:
         """The stages of (N, 3, H, W) float32 images, which must be multiples of 32 px. Raises DbnetError otherwise."""
         x = Tensor(check_images(images))
         try:
-            maps = [tensor.asnumpy() for tensor in self._graph(x)]
+            with compat.kept_signals():
+                maps = [tensor.asnumpy() for tensor in self._graph(x)]
         except (RuntimeError, MemoryError) as error:
             raise DbnetError(f"MindSpore failed on {self.device} at {images.shape}: {compat.first_sentence(error)}; "
                              f"try a smaller image or another device") from error
@@ -106,7 +107,8 @@ class MindSporeRunner:
         graph.set_train(False)
         try:
             given = tuple(Tensor(np.ascontiguousarray(maps[stage], np.float32)) for stage in STAGES)
-            out = [tensor.asnumpy() for tensor in graph(Tensor(images), given)]
+            with compat.kept_signals():
+                out = [tensor.asnumpy() for tensor in graph(Tensor(images), given)]
         except (RuntimeError, MemoryError) as error:
             raise DbnetError(f"MindSpore failed on {self.device} at {images.shape}: {compat.first_sentence(error)}; "
                              f"try a smaller image or another device") from error

@@ -298,7 +298,8 @@ class Trainer:
     def _explained(self, batch: Example) -> Iterator[None]:
         """Raises DbnetError where MindSpore fails."""
         try:
-            yield
+            with compat.kept_signals():
+                yield
         except (RuntimeError, MemoryError) as error:
             raise DbnetError(f"MindSpore failed on {self.device} with a batch of shape {batch.image.shape}: "
                              f"{compat.first_sentence(error)}; try a smaller batch or another device") from error

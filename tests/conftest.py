@@ -30,6 +30,14 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
+@pytest.fixture(autouse=True)
+def _own_interrupts() -> None:
+    """MindSpore, where a test calls it past `dbnet.signals`, leaves a handler for SIGINT that ends the process."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not None:
+        signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root."""

@@ -306,8 +306,7 @@ def process(*arguments, **settings):
 def test_ctrl_c(here, model):
     for i in range(6, 301):
         shutil.copy(here / f"photos/img_{i % 5 + 1}.png", here / f"photos/img_{i}.png")
-    running = process("photos", "--model", model, preexec_fn=lambda: signal.signal(
-        signal.SIGINT, signal.default_int_handler))
+    running = process("photos", "--model", model)
     deadline = time.monotonic() + 60
     while not (here / "detections/pictures/img_3.jpg").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -325,8 +324,8 @@ def test_ctrl_c(here, model):
 def test_a_disk_that_is_full(here, model):
     """A limit to the size of files stands for it: the first picture does not fit."""
     limit = 20_000
-    running = process("photos", "--model", model, preexec_fn=lambda: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (limit, limit)))
+    running = process("photos", "--model", model)
+    resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (limit, limit))  # long before it has imported anything
     said = running.communicate(timeout=60)
     assert running.returncode == 3, said
     assert "the disk is full" in said[1] and "after 0 of 5 images" in said[1]
