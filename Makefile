@@ -13,7 +13,7 @@ FILES ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-versions test-interop test-runtimes runtimes fuzz lint bench clean check-python
+.PHONY: help demo test test-full test-versions test-interop test-runtimes runtimes fuzz lint docs bench clean check-python
 
 help:  ## this list
 	@echo "make [TARGET] [PYTHON=python3.11] [VENV=.venv] [PYTEST_ARGS='-k name']"
@@ -26,7 +26,7 @@ test: $(VENV)/.complete  ## the tools and the proofs, without the long cases; WO
 	$(RUN) pytest tests parity $(PARITY) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-full: $(VENV)/.complete  ## everything, the long cases too (all 200 images)
-	$(RUN) pytest tests parity $(PARITY) -m "" $(PYTEST_ARGS)
+	$(RUN) pytest tests parity $(PARITY) -m "" --timeout 7200 $(PYTEST_ARGS)
 
 test-versions: .venv-mindspore-$(MINDSPORE_OLD)/.complete  ## the proofs on the oldest MindSpore that has a wheel
 	$(<D)/bin/python -m pytest parity $(PARITY) $(PYTEST_ARGS)
@@ -43,6 +43,9 @@ fuzz: $(VENV)/.complete  ## spoilt files over every reader, MINUTES=10 or FILES=
 lint: $(VENV)/.complete  ## ruff and mypy
 	$(RUN) ruff check .
 	$(RUN) mypy
+
+docs: $(VENV)/.complete  ## the documentation as pages, in build/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict -f .ci/mkdocs.yml
 
 bench: $(VENV)/.complete  ## times and memory against the usual ways (benchmarks/)
 	for script in $$(grep -l __main__ benchmarks/*.py); do $(VENV)/bin/python "$$script" || exit 1; done
@@ -77,7 +80,7 @@ endif
 
 $(VENV)/.complete: pyproject.toml constraints.txt | check-python
 	@$(find_python); echo "building $(@D) with $$python"; "$$python" -m venv --clear "$(@D)"
-	$(@D)/bin/python -m pip install --quiet -e '.[all,test,lint]' -c constraints.txt
+	$(@D)/bin/python -m pip install --quiet -e '.[all,test,lint,docs]' -c constraints.txt
 	@echo '$(CURDIR)' > $@
 
 .venv-mindspore-%/.complete: pyproject.toml constraints.txt | check-python

@@ -20,6 +20,7 @@ OPTIONAL = {
     "mindspore": ("mindspore", "the MindSpore half"),
     "onnxruntime": ("onnxruntime", "running .onnx files"),
     "openvino": ("openvino", "running in OpenVINO"),
+    "ray": ("ray", "working on a cluster (--ray)"),
 }
 #: What a package does without, and must. `import openvino` sends a message to Google Analytics, unless
 #: openvino_telemetry cannot be imported meanwhile.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -21,36 +19,49 @@ import shapely
 from dbnet.errors import DbnetError
 from dbnet.preprocess import read_bytes
 from dbnet.sample import Detection, Sample
+from dbnet.shards import Shard
 from dbnet.spec import BoxRule, PixelFormat
 from dbnet.version import VERSION
 from evaluation import pipeline
+from evaluation.part import names_digest, part_of
 from evaluation.protocols import COLUMNS, Protocol, Result
 from evaluation.protocols.table import find, score
 from evaluation.report import Evaluation
 from evaluation.runners import Runner
-from evaluation.store import Store, StoredDetections, encode, open_store
+from evaluation.scoring import Scoring
+from evaluation.store import Store, StoredDetections, open_store
 
 __all__ = ["Evaluation", "evaluate", "evaluate_results", "versions"]
 
 #: Of `versions()`, what turns maps into boxes; the others only score them.
 BOX_VERSIONS = ("dbnet-parity", "numpy", "opencv", "pyclipper")
+#: Gives `Scoring.finish` of every sample, in their order.
+Detecting = Callable[[Sequence[Sample], Scoring], Generator[tuple[bytes, list[np.ndarray]], None, None]]
 
 
 def evaluate(
     runner: Runner, samples: Sequence[Sample], pixels: PixelFormat, boxes: BoxRule,
     protocols: Iterable[str] = ("rrc",), *, sweep: Sequence[BoxRule] = (), save: Path | None = None,
-    workers: int | None = None, progress: Callable[[int, int], object] | None = None,
+    workers: int | None = None, progress: Callable[[int, int], object] | None = None, shard: Shard | None = None,
+    detecting: Detecting | None = None,
 ) -> Evaluation:
     """Detects in every sample's image under `boxes`, and scores by each protocol.
 
     sweep: more box rules, under which every map is scored too. save: keep the detections in this file as they come; a
     run that was interrupted goes on in it, and a finished one is only scored again. workers: see `pipeline.run`.
     progress: called after every image with (images done, images in all), and once for those that were taken over.
+    shard: only this part of `samples`, the same ones on every machine; `evaluation.shards` puts parts together.
+    detecting: who runs the model in the place of `runner`, which then only says what it is (`evaluation.clusters`).
 
     Raises DbnetError, naming the image, if one cannot be read or the network's output on it is unusable; if an image
-    is there twice; for unknown protocols; and if `save` cannot be written or holds something else.
+    is there twice; for unknown protocols; for more parts than images; and if `save` cannot be written or holds
+    something else.
     """
     names, chosen, rules = image_names(samples), find(protocols), [boxes, *sweep]
+    part, whole = None, names_digest(names)
+    if shard is not None:
+        part = part_of(shard, names, samples)
+        names, samples = list(shard.of(names)), shard.of(samples)
     called = {sample.image: name for sample, name in zip(samples, names, strict=True)}
     pipeline.check_workers(workers)
     settings = {"runner": runner.name, "model": getattr(runner, "digest", None), "spec": runner.spec.name,
@@ -58,21 +69,21 @@ def evaluate(
                 "images": len(samples)}
     environment = runner.environment()
     counts = _Counts(chosen, len(rules), len(samples))
-
-    def finish(found: pipeline.Found) -> tuple[bytes, list[np.ndarray]]:
-        line = encode(called[found.sample.image], found.checksum, found.detections)
-        return line, counts.of(found.sample, found.detections)
-
+    scoring = Scoring(pixels, rules, tuple(protocol.name for protocol in chosen), called)
     made_with = {name: version for name, version in versions().items() if name in BOX_VERSIONS}
-    header = settings | {"sweep": [asdict(rule) for rule in sweep], "names_sha256": _digest(names),
+    header = settings | {"sweep": [asdict(rule) for rule in sweep], "names_sha256": whole,
                          "versions": made_with | {"runner": environment}}
+    if part is not None:
+        header |= {"shard": f"{part.shard} of {part.images} images"}
     with open_store(save, header, len(samples)) as store:
         resumed = store.done
         for i, sample in enumerate(samples[:resumed]):
-            counts.put(i, counts.of(sample, _taken_over(store, i, names[i], sample, len(rules))))
+            counts.put(i, scoring.counts(sample, _taken_over(store, i, names[i], sample, len(rules))))
         if resumed and progress:
             progress(resumed, len(samples))
-        with closing(pipeline.run(runner, samples[resumed:], pixels, rules, finish, workers)) as results:
+        rest = samples[resumed:]
+        with closing(detecting(rest, scoring) if detecting is not None else
+                     pipeline.run(runner, rest, pixels, rules, scoring.finish, workers)) as results:
             for i, (line, numbers) in enumerate(results, start=resumed):
                 store.append(line)
                 counts.put(i, numbers)
@@ -80,24 +91,30 @@ def evaluate(
                     progress(i + 1, len(samples))
     swept = [(values, counts.results(i)) for i, values in enumerate(_varied(boxes, sweep), start=1)]
     return Evaluation(counts.results(0), StoredDetections(store, names), swept, versions() | {"runner": environment},
-                      settings, resumed)
+                      settings, resumed, part)
 
 
 def evaluate_results(samples: Sequence[Sample], detections: Sequence[Sequence[Detection]],
-                     protocols: Iterable[str] = ("rrc",), score_thresholds: Sequence[float] = ()) -> Evaluation:
+                     protocols: Iterable[str] = ("rrc",), score_thresholds: Sequence[float] = (),
+                     shard: Shard | None = None) -> Evaluation:
     """Scores anybody's detections by each protocol; `detections[i]` were found in the image of `samples[i]`.
 
-    score_thresholds: a sweep. Each entry leaves out the detections that score less. Raises DbnetError if an image
-    is there twice, and for unknown protocols; ValueError if there are not as many lists as samples.
+    score_thresholds: a sweep. Each entry leaves out the detections that score less. shard: see `evaluate`. Raises
+    DbnetError if an image is there twice, for unknown protocols, and for more parts than images; ValueError if there
+    are not as many lists as samples.
     """
     names, protocols = image_names(samples), tuple(protocols)
+    part = None
+    if shard is not None:
+        part = part_of(shard, names, samples, detections)
+        names, samples, detections = list(shard.of(names)), shard.of(samples), shard.of(detections)
     results = score(protocols, samples, detections)
     swept: list[tuple[dict[str, Any], dict[str, Result]]] = []
     for threshold in score_thresholds:
         kept = [[d for d in found if d.score >= threshold] for found in detections]
         swept.append(({"score": float(threshold)}, score(protocols, samples, kept)))
     return Evaluation(results, dict(zip(names, map(list, detections), strict=True)), swept, versions(),
-                      {"images": len(samples)})
+                      {"images": len(samples)}, part=part)
 
 
 def versions() -> dict[str, str]:
@@ -113,10 +130,6 @@ class _Counts:
     def __init__(self, protocols: Sequence[Protocol], settings: int, images: int):
         self._protocols = protocols
         self._arrays = [np.zeros((settings, images, len(protocol.variants), len(COLUMNS))) for protocol in protocols]
-
-    def of(self, sample: Sample, detections: Sequence[Sequence[Detection]]) -> list[np.ndarray]:
-        """One image's, (settings, variants, 4) for each protocol; `detections`: one list for each setting."""
-        return [protocol.count([sample] * len(detections), detections) for protocol in self._protocols]
 
     def put(self, image: int, numbers: Sequence[np.ndarray]) -> None:
         for array, part in zip(self._arrays, numbers, strict=True):
@@ -144,10 +157,6 @@ def image_names(samples: Sequence[Sample]) -> list[str]:
         top = os.path.commonpath([os.path.dirname(path) for path in paths])
         names = [os.path.relpath(path, top).replace(os.sep, "/") for path in paths]
     return names
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _taken_over(store: Store, index: int, name: str, sample: Sample, rules: int) -> list[list[Detection]]:

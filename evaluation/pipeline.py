@@ -89,6 +89,7 @@ class _Failed:
 def run(runner: Runner, samples: Iterable[Sample], pixels: PixelFormat, rules: Sequence[BoxRule],
         finish: Callable[[Found], R], workers: int | None = None, *, view: bool = False,
         decode: Callable[[np.ndarray, Path, bool], np.ndarray] = decode_image,
+        read: Callable[[Path], np.ndarray] | None = None,
         failed: Callable[[Sample, DbnetError], R] | None = None) -> Generator[R, None, None]:
     """Detects in every sample's image and yields `finish` of what was found, in the samples' order.
 
@@ -96,6 +97,7 @@ def run(runner: Runner, samples: Iterable[Sample], pixels: PixelFormat, rules: S
     a runner whose `at_once` is above 1 may be called from several threads, and then each worker takes an image all the
     way. workers: threads; default `at_once`, or else one per core, at most `MAX_WORKERS`. At most 2 * workers + 1
     images are in memory. view: `finish` is given a `View`. decode: as `decode_image`, for more kinds of files.
+    read: in place of `read_bytes`, for files that lie elsewhere.
     failed: what to yield for an image that cannot be read or whose output is unusable, instead of raising.
 
     Raises DbnetError, naming the image, for the first such image; the results before it are yielded first. When the
@@ -103,10 +105,11 @@ def run(runner: Runner, samples: Iterable[Sample], pixels: PixelFormat, rules: S
     """
     at_once = calls_at_once(runner)
     workers = check_workers(workers) or (at_once if at_once > 1 else min(cores(), MAX_WORKERS))
+    read = read or read_bytes
     decoding, computing = _Budget(DECODED_AT_ONCE), _Budget(NETWORK_AT_ONCE)
 
     def first(sample: Sample) -> _Frame:
-        data = read_bytes(sample.image)
+        data = read(sample.image)
         with decoding.take(pixels_of(data)):
             image = decode(data, sample.image, pixels.ignore_orientation)
             ready = prepare(image, pixels)
@@ -127,7 +130,7 @@ def run(runner: Runner, samples: Iterable[Sample], pixels: PixelFormat, rules: S
         with decoding.take(0 if frame.image is not None else frame.original_size[0] * frame.original_size[1]):
             image = frame.image
             if image is None:
-                image = decode(read_bytes(frame.sample.image), frame.sample.image, pixels.ignore_orientation)
+                image = decode(read(frame.sample.image), frame.sample.image, pixels.ignore_orientation)
             return finish(replace(result, view=View(image, frame.array[:height, :width])))
 
     steps = [_step(stage, failed) for stage in (first, middle, last)]

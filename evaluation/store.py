@@ -144,11 +144,12 @@ def decode(line: bytes, name: str) -> tuple[int, list[list[Detection]]]:
     data = json.loads(line.decode())
     if data["name"] != name:
         raise ValueError(f"it is of {str(data['name'])[:80]!r}, not {name!r}")
-    return int(data["crc32"]), [[_detection(item) for item in found]
+    return int(data["crc32"]), [[detection_of(item) for item in found]
                                 for found in (data["detections"], *data.get("sweep", ()))]
 
 
-def _detection(item: Any) -> Detection:
+def detection_of(item: Any) -> Detection:
+    """What `plain` was given. Raises ValueError, KeyError or TypeError for anything else."""
     polygon, score = np.array(item["polygon"], np.float32), item["score"]
     if polygon.ndim != 2 or polygon.shape[1] != 2 or not np.isfinite(polygon).all():
         raise ValueError("a polygon is no list of points")
@@ -233,7 +234,7 @@ def _check_header(name: str, line: bytes, header: dict[str, Any]) -> None:
         raise _foreign(name)
     try:
         found = json.loads(line)
-        theirs, ours = _leaves(found), _leaves({"dbnet": found["dbnet"], "version": found["version"], **header})
+        theirs, ours = leaves(found), leaves({"dbnet": found["dbnet"], "version": found["version"], **header})
     except (ValueError, RecursionError) as error:
         raise _foreign(name) from error
     differing = [key for key in {**theirs, **ours} if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT)]
@@ -247,16 +248,16 @@ def _check_header(name: str, line: bytes, header: dict[str, Any]) -> None:
 _ABSENT = object()
 
 
-def _leaves(data: Any, path: str = "") -> dict[str, Any]:
+def leaves(data: Any, path: str = "") -> dict[str, Any]:
     """Nested values by dotted path."""
     if not isinstance(data, dict):
         return {path: data}
     return {key: leaf for name, value in data.items()
-            for key, leaf in _leaves(value, f"{path}.{name}" if path else str(name)).items()}
+            for key, leaf in leaves(value, f"{path}.{name}" if path else str(name)).items()}
 
 
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    text = json.dumps(leaves[key]) if key in leaves else "nothing"
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    text = json.dumps(values[key]) if key in values else "nothing"
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 

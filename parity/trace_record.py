@@ -13,11 +13,13 @@ from dbnet.errors import DbnetError
 from dbnet.postprocess import boxes_from_map
 from dbnet.preprocess import Prepared, prepare, read_bytes
 from dbnet.sample import Detection
+from dbnet.shards import Shard
 from dbnet.spec import BoxRule, PixelFormat
 from evaluation.pictures import decode
 from evaluation.pipeline import naming
 from parity.staged import StagedModel
 from parity.trace import ORDER, PIXELS, Recorder, Trace, TracedImage
+from parity.trace_part import SHARD, told_part
 from parity.traced import about_of
 
 
@@ -27,18 +29,24 @@ class MissingInputError(DbnetError):
 
 def record(side: StagedModel, rule: BoxRule, images: Sequence[tuple[str, str]], level: str,
            stages: Sequence[str] | None = None, spill: Path | None = None, keep: Sequence[str] = (),
-           progress: Callable[[int, int], object] = lambda done, count: None) -> Trace:
+           progress: Callable[[int, int], object] = lambda done, count: None, shard: Shard | None = None,
+           read: Callable[[str], np.ndarray] = read_bytes) -> Trace:
     """A trace of a model on images, (name, path), with its own pixels.
 
     stages: None for all that it gives; the input and the probability are always among them. spill, keep: as
-    `Recorder`. progress: (images done, images in all). Raises DbnetError at the first image that cannot be read or
-    run: a trace that lacks one would be compared on the others without a word.
+    `Recorder`. progress: (images done, images in all). shard: only this part of `images`, see `parity.trace_merge`.
+    read: as `read_bytes`, for files that lie elsewhere.
+    Raises DbnetError at the first image that cannot be read or run: a trace that lacks one would be compared on the
+    others without a word.
     """
-    wanted = recorded_stages(side, stages)
-    recorder = Recorder(about_of(side, rule), wanted, level, spill, keep)
+    wanted, about = recorded_stages(side, stages), about_of(side, rule)
+    if shard is not None:
+        about |= {SHARD: told_part(shard, [name for name, _ in images])}
+        images = shard.of(images)
+    recorder = Recorder(about, wanted, level, spill, keep)
     for number, (name, path) in enumerate(images, 1):
         with naming(Path(path)):
-            data = read_bytes(path)
+            data = read(path)
             ready = prepare(decode(data, path, side.pixels.ignore_orientation), side.pixels)
             maps = maps_of(side, ready.tensor, wanted)
             image = TracedImage(name, hashlib.sha256(data.data).hexdigest(), ready.original_size, ready.resized_size,

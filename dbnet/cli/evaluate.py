@@ -27,8 +27,10 @@ from dbnet.cli.options import (
     precision_option,
     progress_bar,
     refuse_others,
+    shard_option,
     source_options,
 )
+from dbnet.cli.ray_options import ray_options
 from dbnet.cli.recipe_options import RecipeCommand, opt_option
 from dbnet.errors import DbnetError
 
@@ -70,7 +72,9 @@ DATA_PARTS = ("images", "gt", "test/images", "test/gt")
               help="Default: the format's own framework. With @PYTHON as another environment's interpreter has it.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score the first N images only.")
+@shard_option
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runner.")
+@ray_options
 @precision_option
 @keep_float32_option
 @json_option
@@ -101,10 +105,12 @@ def evaluate(model: Path | None, recipe: str | None, results: Path | None, json_
             given, "dataset", "root", "protocols", "limit")), given)
     elif results is not None and model is None:
         refuse_others("--results", {"recipe", "overrides", "root", "dataset", "save", "runner", "device", "threads",
-                                     "precision", "keep_float32", "map_output", *BOX_SETTINGS, *SOURCE_SETTINGS})
+                                     "precision", "keep_float32", "map_output", "address", "workers", *BOX_SETTINGS,
+                                     *SOURCE_SETTINGS})
         gt = _needed("--results", given["gt"], "--gt")
         _keep(json_path, results, gt)
-        title, evaluation = evaluate_results.run(results, gt, **_taken(given, "form", "protocols", "swept", "limit"))
+        title, evaluation = evaluate_results.run(results, gt, **_taken(given, "form", "protocols", "swept", "limit",
+                                                                       "shard"))
     else:
         raise click.UsageError("give MODEL and --root, or -c RECIPE, or --results and --gt")
     _report(title, evaluation, images, json_path)
@@ -125,9 +131,10 @@ def _check_model_options(json_path: str | None, model: Path | None, given: dict[
 def _of_model(json_path: str | None, job: Any, given: dict[str, Any]) -> tuple[str, Evaluation]:
     from dbnet.cli import evaluate_model
     _keep(json_path, job.model, *job.labels, *{sample.image.parent for sample in job.samples})
-    with progress_bar(len(job.samples), json_path == "-") as advance:
+    images, shard = range(len(job.samples)), given["shard"]
+    with progress_bar(len(images if shard is None else shard.of(images)), json_path == "-") as advance:
         return evaluate_model.run(job, advance, **_taken(given, "swept", "save", "runner", "device", "threads", "boxes",
-                                                         "options", "precision", "keep_float32"))
+                                                         "options", "precision", "keep_float32", "shard", "ray"))
 
 
 def _needed(what: str, given: Path | None, option: str) -> Path:
@@ -156,8 +163,10 @@ def _report(title: str, evaluation: Evaluation, images: int, json_path: str | No
     if json_path:
         from converters.writing import write_report
         write_report(Path(json_path), evaluation.write_json)
+    if evaluation.part is not None and not json_path:
+        click.echo("note: only what --json writes of a part can be put together (dbnet report merge)", err=True)
     click.echo(title)
-    print_scores(evaluation.results)
+    print_scores(evaluation)
     if images:
         print_images(evaluation, images)
     if evaluation.sweep:

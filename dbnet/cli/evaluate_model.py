@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dbnet.cli.evaluate_options import OWN_PROTOCOL, chosen_boxes, combinations
+from dbnet.cli.evaluate_print import told_images
 from dbnet.errors import DbnetError
 from dbnet.pixel_formats import AnySpec, OpaqueSpec, told
 from dbnet.sample import Sample
@@ -17,7 +18,10 @@ from dbnet.spec import TRAINING_FIELDS, BoxRule, ModelSpec
 
 if TYPE_CHECKING:
     from dbnet.recipe import Recipe
+    from dbnet.shards import Shard
+    from evaluation.clusters.connecting import OnRay
     from evaluation.evaluate import Evaluation
+    from evaluation.runners import Runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +142,30 @@ def _published(recipe: Recipe) -> tuple[str, ...]:
 
 def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, list[Any]], save: Path | None,
         runner: str | None, device: str | None, threads: int | None, boxes: dict[str, Any],
-        options: Any, precision: str = "float32", keep_float32: Sequence[str] = ()) -> tuple[str, Evaluation]:
+        options: Any, precision: str = "float32", keep_float32: Sequence[str] = (),
+        shard: Shard | None = None, ray: OnRay | None = None) -> tuple[str, Evaluation]:
     """What is told first, and the evaluation. Raises DbnetError, also for a model that is not the recipe's network."""
+    how: dict[str, Any] = {"runner": runner, "device": device, "threads": threads, "options": options,
+                           "otherwise": job.spec, "precision": precision, "keep_float32": keep_float32}
+    if ray is None:
+        from evaluation.runners import open_runner
+        opened = open_runner(job.model, stages=("probability",), concurrent=True, **how)
+        return _scored(job, opened, options, boxes, swept, save=save, progress=progress, shard=shard)
+    from evaluation.clusters.evaluating import opened_on_ray, with_cluster
+    from evaluation.evaluate import image_names
+    image_names(job.samples)  # for its errors, before a cluster is looked for
+    with opened_on_ray(ray, job.model, len(job.samples), **how) as cluster:
+        title, evaluation = _scored(job, cluster.runner, options, boxes, swept, save=save, progress=progress,
+                                    shard=shard, detecting=cluster.detecting)
+        return f"{title}; {cluster}", with_cluster(evaluation, cluster)
+
+
+def _scored(job: Job, opened: Runner, options: Any, boxes: dict[str, Any], swept: dict[str, list[Any]],
+            **how: Any) -> tuple[str, Evaluation]:
+    """The same of an open model. how: of `evaluate`."""
     from evaluation.delivered import pixels_for
     from evaluation.evaluate import evaluate
-    from evaluation.runners import open_runner
-    opened = open_runner(job.model, runner=runner, device=device, stages=("probability",), threads=threads,
-                         options=options, concurrent=True, otherwise=job.spec, precision=precision,
-                         keep_float32=keep_float32)
-    notes = [*job.notes, *getattr(opened, "notes", ())]
+    save, notes = how["save"], [*job.notes, *getattr(opened, "notes", ())]
     pixels, own_boxes = opened.spec.pixels, opened.spec.boxes
     if job.spec is not None:
         notes += _check_network(job, opened.spec)
@@ -158,13 +177,12 @@ def run(job: Job, progress: Callable[[int, int], object], *, swept: dict[str, li
     if pixels != opened.spec.pixels:
         notes.append(f"pixels are the recipe's ({told(pixels)}), not the model's own ({told(opened.spec.pixels)})")
     rule = chosen_boxes(own_boxes, boxes)
-    evaluation = evaluate(opened, job.samples, pixels, rule, job.protocols, sweep=combinations(rule, swept),
-                          save=save, progress=progress)
+    evaluation = evaluate(opened, job.samples, pixels, rule, job.protocols, sweep=combinations(rule, swept), **how)
     if notes or job.spec is not None:
         evaluation = replace(evaluation, settings=evaluation.settings | dict(job.settings) | {"notes": notes})
     resumed = f", {evaluation.resumed} of them from {save}" if evaluation.resumed else ""
-    title = (f"{job.model.name}: {opened.spec.name} on {opened.name} ({opened.device}), {len(job.samples)} images of "
-             f"{job.data}{resumed}; pixels {told(pixels)}; boxes {_told(rule)}")
+    title = (f"{job.model.name}: {opened.spec.name} on {opened.name} ({opened.device}), "
+             f"{told_images(evaluation)} of {job.data}{resumed}; pixels {told(pixels)}; boxes {_told(rule)}")
     return title, evaluation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,14 +11,21 @@ from dbnet.cli.options import print_table
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
-    from evaluation.protocols import Result
 
 
-def print_scores(results: Mapping[str, Result]) -> None:
+def told_images(evaluation: Evaluation) -> str:
+    """How many were scored, and of a part, which of all."""
+    images, part = len(evaluation.detections), evaluation.part
+    if part is None:
+        return f"{images} images"
+    return f"{images} images ({part.first + 1} to {part.first + images} of {part.images}, --shard {part.shard})"
+
+
+def print_scores(evaluation: Evaluation) -> None:
     """One line per protocol: score, interval, and what it decides by."""
     rows = []
-    for name, result in results.items():
-        score, (low, high) = result.score, result.interval()["fscore"]
+    for name, result in evaluation.results.items():
+        score, (low, high) = result.score, evaluation.intervals[name]["fscore"]
         protocol = result.protocol
         decides = ", ".join(f"{what} {value}" for what, value in protocol.thresholds.items())
         if len(protocol.variants) > 1:

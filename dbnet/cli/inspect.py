@@ -46,6 +46,7 @@ def inspect(file: Path, json_path: str | None, options: Any) -> None:
 def _inspect_trace(file: Path, json_path: str | None) -> None:
     """What each run of a trace is of, or of one run that is named."""
     from parity.trace_file import read_traces, split_run
+    from parity.trace_part import told_of
     from parity.traced import open_trace, side_of
     path, run = split_run(file)
     sides = [open_trace(file)] if run else [side_of(trace, path, name) for name, trace in read_traces(path).items()]
@@ -66,7 +67,8 @@ def _inspect_trace(file: Path, json_path: str | None) -> None:
                  ("machine", ", ".join(f"{key} {value}" for key, value in dict(about.get("machine") or {}).items())),
                  ("level", trace.level), ("stages", ", ".join(trace.stages)),
                  ("images", f"{len(trace.images)}: {_names([image.name for image in trace.images])}"),
-                 ("boxes", f"{sum(map(len, boxes))} in {len(boxes)} images")]
+                 ("boxes", f"{sum(map(len, boxes))} in {len(boxes)} images"),
+                 *[("part", told) for told in (told_of(about),) if told]]
         for key, text in lines:
             click.echo("".join(c if c.isprintable() else "?" for c in f"{key:<11} {text}"))
 

@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 from dbnet.errors import DbnetError
 from dbnet.precision_names import PRECISIONS
 from dbnet.runner_names import RUNNERS, VARIANTS, RunnerNameError, parse_runner
+from dbnet.shards import Shard, ShardError, parse_shard
 
 
 class _Path(click.Path):
@@ -56,6 +57,28 @@ class RunnerType(click.ParamType):
         names = [f"{framework}:{variant}" for variant in VARIANTS.get(framework, ())] if colon else \
             [*self._others, *RUNNERS]
         return [CompletionItem(name) for name in names if name.lower().startswith(incomplete.lower())]
+
+
+class ShardType(click.ParamType):
+    """I/N, see `dbnet.shards`."""
+
+    name = "shard"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
+        try:
+            return value if isinstance(value, Shard) else parse_shard(value)
+        except ShardError as error:
+            self.fail(str(error), param, ctx)
+
+
+def shard_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--shard; None where it is not given."""
+    return click.option("--shard", type=ShardType(),
+                        help="Only the I-th of N parts of the images, for N machines or devices; dbnet report merge "
+                             "makes of all parts what one run writes.")(command)
 
 
 #: What `source_options` adds to a command.

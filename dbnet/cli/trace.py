@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,20 @@ from dbnet.cli.options import (
     map_output_option,
     precision_option,
     progress_bar,
+    shard_option,
     source_options,
     tell_notes,
 )
+from dbnet.cli.ray_options import ray_options
 from dbnet.errors import DbnetError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from dbnet.shards import Shard
+    from evaluation.clusters.connecting import OnRay
     from evaluation.detecting_inputs import Inputs
+    from parity.staged import StagedModel
     from parity.trace import Trace
 
 
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
               help="What to run on (repeatable).")
 @click.option("--recursive", "-r", is_flag=True, help="Look in the folders below --images too.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
+@shard_option
 @click.option("--out", "-o", type=PathArgument, required=True, metavar="FILE.trace", help="The trace to write.")
 @click.option("--force", is_flag=True, help="Replace FILE.trace.")
 @click.option("--level", type=click.Choice(["statistics", "sampled", "full"]), default="sampled", show_default=True,
@@ -46,14 +54,16 @@ if TYPE_CHECKING:
 @click.option("--runner", type=RunnerType(), help="Who runs it. Default: the format's own framework.")
 @click.option("--device", help="cpu, cuda:0, Ascend, ...; default: the best present.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the runner.")
+@ray_options
 @precision_option
 @keep_float32_option
 @box_options
 @source_options
 @map_output_option
-def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | None, out: Path, force: bool, level: str,
-          stages: str | None, keep: str | None, runner: str | None, device: str | None, threads: int | None,
-          precision: str, keep_float32: tuple[str, ...], boxes: dict[str, Any], options: Any) -> None:
+def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | None, shard: Shard | None, out: Path,
+          force: bool, level: str, stages: str | None, keep: str | None, runner: str | None, device: str | None,
+          threads: int | None, precision: str, keep_float32: tuple[str, ...], boxes: dict[str, Any], options: Any,
+          ray: OnRay | None) -> None:
     """Record what MODEL computes on images - inputs, stages, boxes, environment, digests - in one file, for a
     comparison on another machine: dbnet compare FILE.trace MODEL.
 
@@ -62,9 +72,8 @@ def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | No
     full, or --keep pixels, it needs none.
     """
     from dbnet.writing import check_target
-    from parity.staged import open_staged
     from parity.trace_file import ONLY, write_traces
-    from parity.trace_record import record, recorded_stages
+    from parity.trace_record import recorded_stages
     check_kept(keep_float32, precision)
     given_stages, given_kept = _names("--stages", stages), _names("--keep", keep) or ()
     _check_name(out)
@@ -72,16 +81,35 @@ def trace(model: Path, images: tuple[str, ...], recursive: bool, limit: int | No
     found = found_images(images, recursive, limit)
     if any(out.resolve() == Path(file).resolve() for file in found.files):
         raise DbnetError(f"{out}: is one of the images; name another file")
-    side = open_staged(model, runner, device, options, threads, precision=precision, keep_float32=keep_float32)
-    tell_notes(side.runner)
-    recorded_stages(side, given_kept)  # for its errors
-    wanted = recorded_stages(side, None if given_stages is None else (*given_stages, *given_kept))
     chosen = list(zip(found.names, found.files, strict=True))[:limit]
-    with progress_bar(len(chosen), False) as advance:
-        run = record(side, chosen_boxes(side.runner.spec.boxes, boxes), chosen, level, wanted, out.parent,
-                     given_kept, advance)
+    count = len(chosen if shard is None else shard.of(chosen))
+    with _opened(ray, model, count, level, runner=runner, device=device, options=options, threads=threads,
+                 precision=precision, keep_float32=keep_float32) as (side, record):
+        tell_notes(side.runner)
+        recorded_stages(side, given_kept)  # for its errors
+        wanted = recorded_stages(side, None if given_stages is None else (*given_stages, *given_kept))
+        with progress_bar(count, False) as advance:
+            run = record(chosen_boxes(side.runner.spec.boxes, boxes), chosen, level, wanted, out.parent, given_kept,
+                         advance, shard)
     write_traces(out, {ONLY: run}, force)
     click.echo(_told(run, out))
+
+
+@contextlib.contextmanager
+def _opened(ray: OnRay | None, model: Path, images: int, level: str,
+            **how: Any) -> Iterator[tuple[StagedModel, Callable[..., Trace]]]:
+    """The model, here or in the workers of a cluster, and who records it. how: of `open_staged`."""
+    if ray is None:
+        from parity.staged import open_staged
+        from parity.trace_record import record
+        side = open_staged(model, **how)
+        yield side, functools.partial(record, side)
+        return
+    from parity.trace_on_ray import opened_traces
+    with opened_traces(ray, model, images, level, **how) as tracing:
+        yield tracing.side, tracing.record
+        for note in tracing.cluster.team.notes:
+            click.echo(f"note: {note}", err=True)
 
 
 def found_images(given: Sequence[str], recursive: bool, limit: int | None) -> Inputs:
@@ -125,7 +153,9 @@ def _names(option: str, text: str | None) -> tuple[str, ...] | None:
 
 def _told(run: Trace, out: Path) -> str:
     """One line: what was recorded."""
+    from parity.trace_part import SHARD
     about, counts = run.about, [len(found) for i in range(len(run.images)) if (found := run.boxes(i)) is not None]
-    return (f"{out}: {len(run.images)} images, {len(run.stages)} stages ({run.level}), {sum(counts)} boxes, "
+    part = f" (--shard {about[SHARD]['part']} of {about[SHARD]['images']})" if SHARD in about else ""
+    return (f"{out}: {len(run.images)} images{part}, {len(run.stages)} stages ({run.level}), {sum(counts)} boxes, "
             f"{os.path.getsize(out) / 1e6:.1f} MB; {about['file']} on {about['runner']} "
             f"{about['environment'].get('version')} ({about['device']})")
