@@ -24,6 +24,8 @@ COMMANDS = {
     "kit": ("dbnet.cli.kit:kit", "Make a folder for an hour on a host with an Ascend NPU."),
     "interop": ("dbnet.cli.interop:interop", "Write what msprobe and Polygraphy read."),
     "evaluate": ("dbnet.cli.evaluate:evaluate", "Score a model on a data set."),
+    "bench": ("dbnet.cli.bench:bench", "Measure models in several runners: speed, memory, score, parity."),
+    "report": ("dbnet.cli.report:report", "Join benchmarks or parts of a run; check figures; find regressions."),
     "precision": ("dbnet.cli.precision:precision", "Say what half precision does to a model: layers, boxes, scores."),
     "train": ("dbnet.cli.train:train", "Train a detector as a recipe says, in PyTorch or MindSpore."),
     "data": ("dbnet.cli.data:data", "Convert, check and show data sets as they were published."),

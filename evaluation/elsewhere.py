@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -59,7 +60,8 @@ main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 class Worker:
     """A process of another interpreter that has imported one framework, and answers until this object is gone.
 
-    about: `version`, `python`, `numpy`, and `providers` of ONNX Runtime. Raises DbnetError if it does not come to that.
+    about: `version`, `python`, `numpy`, and `providers` of ONNX Runtime. start_seconds: until then; import_seconds: of
+    the framework. Raises DbnetError if it does not come to that.
     """
 
     def __init__(self, python: Path, framework: str):
@@ -67,6 +69,7 @@ class Worker:
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._forgotten: list[int] = []
         self._over: str | None = None
+        begin, self.import_seconds = time.perf_counter(), 0.0
         folder = _copies(framework)
         try:
             self._process, self._wire = _start(self.python, framework, folder)
@@ -84,6 +87,7 @@ class Worker:
             self._process.kill()
             self.close()
             raise
+        self.start_seconds = time.perf_counter() - begin
 
     @property
     def pid(self) -> int:
@@ -103,7 +107,9 @@ class Worker:
             hello, _ = self._wire.receive(START_SECONDS)
             if (hello.get("protocol"), hello.get("framework")) != (PROTOCOL, self.framework):
                 raise WireError("another program answered")
+            begin = time.perf_counter()
             ready, _ = self._wire.receive(IMPORT_SECONDS)
+            self.import_seconds = time.perf_counter() - begin
         except TimeoutError:
             raise DbnetError(f"{self.python}: did not come to import {self.framework} in time; does it start by "
                              f"hand? {self.python} -c 'import {module_of(self.framework)}'") from None

@@ -3,63 +3,34 @@
 from __future__ import annotations
 
 import html
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.comparison_report import sections
+from evaluation.comparison_report.marked import code, table, text
 from evaluation.comparison_report.stages import stage_views
 from evaluation.comparison_report.verdict import names, verdict
-from evaluation.comparison_report.words import lines, one_line, part
+from evaluation.comparison_report.words import lines, part
 
 #: First in the file, unseen, so that nothing but a report of ours is ever replaced by one.
 MARK = "<!-- dbnet compare -->"
 #: Rows of a table at most; a comment on a pull request takes 65,536 characters.
 MOST = 20
-#: What means something in Markdown or HTML, and @, which would call people.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&@$])")
-#: Texts that a code span can hold as they are.
-_HARMLESS = re.compile(r"[\w./: ,+=()'-]+")
 
 
 def markdown(data: Mapping[str, Any]) -> str:
     """Verdict first; sections without content are left out."""
     told = verdict(data)
-    blocks = [MARK, f"## {_text(told.title)}"]
+    blocks = [MARK, f"## {text(told.title)}"]
     if data.get("unfinished"):
-        blocks.append(f"> **Unfinished.** {_text(data['unfinished'])}")
-    blocks.append("A is {}, B is {}.".format(*(_code(name) for name in names(data))))
-    blocks.append(_text(told.sentence))
-    blocks += _table(("", "", ""), ([_text(fact.question), f"**{_text(fact.answer)}**", _text(fact.detail)]
-                                    for fact in told.facts))
+        blocks.append(f"> **Unfinished.** {text(data['unfinished'])}")
+    blocks.append("A is {}, B is {}.".format(*(code(name) for name in names(data))))
+    blocks.append(text(told.sentence))
+    blocks += table(("", "", ""), ([text(fact.question), f"**{text(fact.answer)}**", text(fact.detail)]
+                                   for fact in told.facts))
     for section in (_stages, _causes, _images, _boxes, _scores, _swap, _lists, _again):
         blocks += section(data)
     return "\n\n".join(blocks) + "\n"
-
-
-def _text(value: Any) -> str:
-    """As it stands, on one line."""
-    return _SPECIAL.sub(_escaped, one_line(value))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    sign = match[1]
-    return f"&#{ord(sign)};" if sign in "<>&@$" else f"\\{sign}"
-
-
-def _code(value: Any) -> str:
-    """In the letters of code, where names of people and issues are no links."""
-    text = one_line(value)
-    return "" if not text else f"`{text}`" if _HARMLESS.fullmatch(text) else f"<code>{_text(text)}</code>"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: int = 99) -> list[str]:
-    """One block, or none without rows. right: the first column with numbers."""
-    found = ["| " + " | ".join(row) + " |" for row in rows]
-    if not found:
-        return []
-    rule = "|".join(" ---: " if i >= right else " --- " for i in range(len(header)))
-    return ["\n".join(["| " + " | ".join(header) + " |", f"|{rule}|", *found])]
 
 
 def _titled(title: str, blocks: list[str]) -> list[str]:
@@ -70,34 +41,34 @@ def _stages(data: Mapping[str, Any]) -> list[str]:
     views, _ = stage_views(data)
     header = ("stage", "verdict", "max abs", "max rel", "tolerance", "99.9 %", "cosine", "its own", "A to float64",
               "B to float64")
-    rows = [[_text(view.stage), f"**{view.said}**" if view.state != "ok" else view.said,
+    rows = [[text(view.stage), f"**{view.said}**" if view.state != "ok" else view.said,
              *(view.cells[i] for i in (0, 1, 2, 4, 8, 9, 10, 11))] for view in views if not view.why]
-    rows += [[_text(view.stage), f"**{view.said}**: {_text(view.why)}", *[""] * 8] for view in views if view.why]
-    return _titled("Stage by stage", _table(header, rows, right=2))
+    rows += [[text(view.stage), f"**{view.said}**: {text(view.why)}", *[""] * 8] for view in views if view.why]
+    return _titled("Stage by stage", table(header, rows, right=range(2, 99)))
 
 
 def _causes(data: Mapping[str, Any]) -> list[str]:
-    rows = [[_text(row["name"]), _text(row["what"]), row["before"], row["residual"],
+    rows = [[text(row["name"]), text(row["what"]), row["before"], row["residual"],
              row["said"]] for row in sections.causes(data)]
-    return _titled("Why they part", _table(("cause", "what is different", "error before", "left once corrected",
-                                            "explains it"), rows))
+    return _titled("Why they part", table(("cause", "what is different", "error before", "left once corrected",
+                                           "explains it"), rows))
 
 
 def _images(data: Mapping[str, Any]) -> list[str]:
     found = sections.images(data, ())
-    rows = [[_code(row["name"]), row["max_abs"], row["mean_abs"], *row["cells"], row["shift"]]
+    rows = [[code(row["name"]), row["max_abs"], row["mean_abs"], *row["cells"], row["shift"]]
             for row in found["rows"] if row["differs"]]
     blocks = [found["told"] + (f"; the worst {MOST}:" if len(rows) > MOST else ".")] if found["in_all"] else []
-    return _titled("Images", blocks + _table(
+    return _titled("Images", blocks + table(
         ("image", "max Δp", "mean Δp", "boxes A", "boxes B", "identical", "moved", "lost", "invented",
-         "max shift, px"), rows[:MOST], right=1))
+         "max shift, px"), rows[:MOST], right=range(1, 99)))
 
 
 def _boxes(data: Mapping[str, Any]) -> list[str]:
     found = sections.differences(data)
-    rows = [[_code(row["image"]), _text(row["kind"]), row["at"], row["shift"], _text(row["why"]),
+    rows = [[code(row["image"]), text(row["kind"]), row["at"], row["shift"], text(row["why"]),
              "<br>".join(row["pixels"])] for row in found["rows"][:MOST]]
-    blocks = _table(("image", "box", "where", "by", "why", "deciding pixels, A → B"), rows)
+    blocks = table(("image", "box", "where", "by", "why", "deciding pixels, A → B"), rows)
     if found["in_all"] > len(rows) and blocks:
         blocks.append(f"{found['in_all'] - len(rows)} more are not shown.")
     return _titled("Boxes that differ", blocks)
@@ -106,26 +77,27 @@ def _boxes(data: Mapping[str, Any]) -> list[str]:
 def _scores(data: Mapping[str, Any]) -> list[str]:
     rows = []
     for row in sections.scores(data)["rows"]:
-        said = " ".join(filter(None, (f"**{_text(row['verdict'])}** within {row['margin']}" if row["verdict"] else "",
-                                      _text(row["p"]), _text(row["why"]), _text(row["note"]))))
+        said = " ".join(filter(None, (f"**{text(row['verdict'])}** within {row['margin']}" if row["verdict"] else "",
+                                      text(row["p"]), text(row["why"]), text(row["note"]))))
         f_a, f_b = (side["cells"][2] for side in row["sides"])
-        rows.append([_text(row["name"]), *(f"{value} ({ends})" if ends else value for value, ends in (f_a, f_b)),
+        rows.append([text(row["name"]), *(f"{value} ({ends})" if ends else value for value, ends in (f_a, f_b)),
                      row["gap"][2], row["interval"], said])
-    return _titled("Scores", _table(("protocol", "F of A", "F of B", "B − A", "95 %", "the same?"), rows))
+    return _titled("Scores", table(("protocol", "F of A", "F of B", "B − A", "95 %", "the same?"), rows))
 
 
 def _swap(data: Mapping[str, Any]) -> list[str]:
     found = sections.swap(data)
-    rows = [[_text(row["part"]), _text(row["what"]), row["shares"]["boxes"], row["boxes"], row["alone_boxes"],
+    rows = [[text(row["part"]), text(row["what"]), row["shares"]["boxes"], row["boxes"], row["alone_boxes"],
              row["shares"]["fscore"], row["fscore"], row["alone_fscore"]] for row in found["rows"]]
-    blocks = [f"{_text(found['summary'])}."] if found["summary"] else []
-    blocks += _table(("part", "what", "share of boxes", "boxes", "alone", "share of F", "F", "alone"), rows, right=2)
+    blocks = [f"{text(found['summary'])}."] if found["summary"] else []
+    blocks += table(("part", "what", "share of boxes", "boxes", "alone", "share of F", "F", "alone"), rows,
+                    right=range(2, 99))
     return _titled("What makes the difference", blocks + _items(found["notes"]))
 
 
 def _items(texts: Sequence[str]) -> list[str]:
     more = [f"- {len(texts) - MOST} more"] if len(texts) > MOST else []
-    return ["\n".join([*(f"- {_text(text)}" for text in texts[:MOST]), *more])] if texts else []
+    return ["\n".join([*(f"- {text(line)}" for line in texts[:MOST]), *more])] if texts else []
 
 
 def _lists(data: Mapping[str, Any]) -> list[str]:
@@ -138,9 +110,9 @@ def _lists(data: Mapping[str, Any]) -> list[str]:
 def _again(data: Mapping[str, Any]) -> list[str]:
     command = sections.command(data)
     blocks = [f"<pre>{html.escape(command).replace('@', '&#64;')}</pre>"] if command else []
-    rows = [[_text(row["name"]), _code(row["a"]), _code(row["b"])] for row in sections.sides(data)["telling"]]
-    blocks += _table(("", "A", "B"), rows)
-    versions = ", ".join(f"{_text(name)} {_text(value)}" for name, value in part(data, "versions").items()
+    rows = [[text(row["name"]), code(row["a"]), code(row["b"])] for row in sections.sides(data)["telling"]]
+    blocks += table(("", "A", "B"), rows)
+    versions = ", ".join(f"{text(name)} {text(value)}" for name, value in part(data, "versions").items()
                          if value is not None)
     title = "How to get this again" if command else "What A and B are"
     return _titled(title, blocks + ([versions] if versions else []))

@@ -1,0 +1,2 @@
+"""Benchmarks that tell the speed beside the score and the parity: measuring, the bundle that keeps everything, figures.
+"""

@@ -1,0 +1,69 @@
+"""The commands of docs/bench.md run, small, and its Python reads what they wrote."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import converters
+from evaluation.benching.bundle import read_bundle
+from tests import detecting
+from tests.doc_pages import ROOT, blocks, run, session, text_of
+
+PAGE = "docs/bench.md"
+[CONSOLE] = blocks(PAGE, "console")
+[PYTHON] = blocks(PAGE, "python")
+LINES = [one.line for one in session(CONSOLE.text)]
+#: A quick one.
+QUICK = (4,)
+FEW = ("--rounds", "1", "--calls", "1", "--warmup", "0")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """What the page's commands name."""
+    monkeypatch.chdir(tmp_path)
+    for suffix in ("onnx", "ckpt", "pth"):
+        converters.convert(ROOT / "dbnet/embedded/dbnet_mobilenetv3.safetensors", tmp_path / f"model.{suffix}")
+    detecting.write_photos(tmp_path / "photos", 2)
+    detecting.write_photos(tmp_path / "icdar2015/test/images", 2)
+    detecting.write_labels(tmp_path / "icdar2015/test/gt", 2)
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long)
+                                    for n in range(len(LINES))])
+def test_the_commands_run(number, here):
+    line = LINES[number].replace("736x1280", "64x96")
+    more = [*FEW, "--limit", "4" if "1,4" in line else "2"]
+    if "--shape" not in line:
+        more += ["--shape", "64x96"]
+    for name in ("torch", "mindspore", "onnxruntime", "openvino"):
+        if name in line:
+            pytest.importorskip(name)
+    done = run(line, more)
+    assert done.returncode == 0, done.stderr
+    assert ("| row |" in done.stdout) == ("--markdown" in line) and "img/s" in done.stdout
+    if " -o " not in line:
+        return
+    bundle = read_bundle(here / line.split(" -o ")[1].split()[0])
+    assert len(bundle.rows) == (6 if "1,4" in line else 3) + 3 * ("torch:compile" in line)
+    assert all(bool(row.scores) for row in bundle.rows) and not any(row.error for row in bundle.rows)
+    if number == 0:
+        done = subprocess.run([sys.executable, "-c", PYTHON.text], cwd=here, text=True, capture_output=True,
+                              check=False, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+        assert done.returncode == 0 and done.stdout.count("model.onnx") == 3, done.stderr
+
+
+def test_the_page_says_what_holds():
+    from dbnet.cli.bench import bench
+    from evaluation.benching.collecting import MOST_MAPS
+    from evaluation.benching.data import SIZE
+    from evaluation.benching.training import CROP
+    defaults = {option.name: option.default for option in bench.params}
+    text = " ".join(text_of(PAGE).split())
+    assert f"`--together {defaults['together']}`" in text and f"the first {MOST_MAPS} maps" in text
+    assert "{} x {} pixels".format(*SIZE) in text and "{}x{} as in the recipes".format(*CROP) in text
