@@ -17,6 +17,9 @@ def kept_signals() -> Iterator[None]:
     there: a ^C then sends this process SIGTERM, which ends it without a word, whatever is half written. So a SIGTERM
     that comes within, where nobody handles that, is taken for the ^C that it was. In other threads than the main one,
     which cannot set handlers, nothing is done.
+
+    Python handles a signal between two of its own steps: one that comes while a graph compiles or runs takes effect
+    when the native code returns. Only SIGKILL (kill -9) ends that at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -87,6 +87,7 @@ def ray_cluster(*options: str) -> Iterator[RayCluster]:
         port = free.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets have short paths
     own = {MARK: secrets.token_hex(8), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN,
+           "RAY_memory_monitor_refresh_ms": "0",  # else Ray may kill workers on a machine that is short of memory
            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS")}
     cluster = RayCluster(f"127.0.0.1:{port}", folder, os.environ | own)

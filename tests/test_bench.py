@@ -190,14 +190,15 @@ def test_models_stay_together_as_long_as_there_is_room(together, sizes):
 
 
 @pytest.mark.parametrize(("images", "calls", "batch"), [(1, 1, 1), (8, 8, 1), (8, 3, 1), (5, 8, 2), (100, 7, 4),
+                                                       (3, 100, 1), (8, 5, 3),
                                                        (3, 2, 3)])
 def test_timed_batches_are_spread_over_the_images(images, calls, batch):
     paths = [str(i) for i in range(images)]
     batches = plan(calls=calls).timed(paths, batch)
-    assert len(batches) <= calls and all(len(each) == batch for each in batches)
+    assert len(batches) == calls and all(len(each) == len(set(each)) == batch for each in batches)
     used = Counter(path for each in batches for path in each)
     assert max(used.values()) <= -(-len(batches) * batch // images)
-    assert len({each[0] for each in batches}) == len(batches)
+    assert len(batches) * batch < images or len(used) == images
 
 
 # Parity ---------------------------------------------------------------------------------------------------------------

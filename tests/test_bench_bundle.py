@@ -32,7 +32,7 @@ from evaluation.benching.bundle import (
 from evaluation.benching.figures import figures, latency, ranks, rates
 
 NAMES = ["a b.jpg", "\u00e9.jpg"]
-FLOATS = st.floats(0, 1e6, allow_nan=False)
+FLOATS = st.floats(0, 1e6, allow_nan=False, exclude_min=True)
 FOUND = plain_detections(NAMES, [[Detection(np.array([[0, 1.5], [3, 4], [5, 0.1]], np.float32), 0.7)], []])
 
 
@@ -97,7 +97,15 @@ def damaged(path: str, value: object) -> str:
     ("rows/1/parity/verdict", "fine", "its parity"), ("rows/1/parity/reference", 7, "its parity"),
     ("data/names", ["a", "a"], "names"), ("data/names/0", "c.jpg", "names_sha256"), ("data/images", 3, "data.images"),
     ("data/protocol", ..., "data has no protocol"), ("machine/cores", None, "machine.cores"),
-    ("models", [], "that is not there"), ("made", 1, "made is 1")])
+    ("models", [], "that is not there"), ("made", 1, "made is 1"),
+    ("rows/0/seconds/whole", [[0.1], [-1]], "rows[0].seconds.whole is -1.0"), ("rows/0/batch", 0, "rows[0].batch is 0"),
+    ("rows/0/seconds/network", [[0.0]], "rows[0].seconds.network: nothing takes 0"), ("rows/0/cards", 0, "cards is 0"),
+    ("rows/0/seconds/import", [1e308], "rows[0].seconds.import is 1e+308"), ("rows/0/threads", 0, "threads is 0"),
+    ("rows/0/peak_memory_bytes", -1, "peak_memory_bytes is -1"), ("rows/0/shape", [32], "rows[0].shape"),
+    ("rows/0/peak_memory_bytes", 10**400, "peak_memory_bytes is 1000"), ("rows/0/shape/1", 0, "rows[0].shape is 0"),
+    ("rows/0/training", {"size": "x"}, "training.size"), ("rows/0/training", {"size": [0, 1]}, "training.size is 0"),
+    ("rows/0/training", {"first_step": "1"}, "training.first_step"), ("machine/memory_bytes", 10**400, "memory_bytes"),
+    ("made/seconds", -1, "made.seconds is -1"), ("settings/groups", [1], "settings.groups[0]")])
 def test_what_is_damaged_is_told(path, value, told):
     with pytest.raises(DbnetError, match=r"^some file: ") as error:
         read_text(damaged(path, value).replace("Infinity", "1e400"), "some file")
@@ -164,7 +172,10 @@ def test_figures_are_in_order_and_in_bounds(rounds, batch):
 
 
 @pytest.mark.parametrize(("rounds", "wanted"), [
-    ([[1, 1, 1], [2, 2, 2], [3, 3, 3]], [1, 2, 3]), ([[3], [2], [1]], [3, 2, 1]),
+    ([[1] * 5, [2] * 5, [3] * 5], [1, 2, 3]), ([[3] * 5, [2] * 5, [1] * 5], [3, 2, 1]),
+    ([[3], [2], [1]], [1, 1, 1]), ([[1] * 4, [2] * 4, [9] * 4], [1, 1, 1]),  # four of four are chance
+    # Each a little slower than the one before, by chance; the last is slower than the first of the place in all rounds.
+    ([[1] * 5, [1.1] * 4 + [0.9], [1.2] * 3 + [1.05] * 2], [1, 1, 3]),
     ([[1, 1, 1, 1, 1], [1.1, 1.1, 1.1, 1.1, 0.9]], [1, 1]),
     ([[1] * 8, [1.1] * 7 + [0.9], [2] * 8], [1, 2, 3]), ([[1] * 8, [1.1] * 6 + [0.9] * 2, [2] * 8], [1, 1, 3]),
     ([[], [1.0], []], [None, 1, None])])
@@ -174,3 +185,10 @@ def test_ranks_are_shared_where_a_second_run_may_turn_them_round(rounds, wanted)
     assert ranks(rows) == wanted
     other = dataclasses.replace(rows[-1], batch=2)
     assert ranks([*rows, other]) == [*wanted, 1 if rounds[-1] else None]
+
+
+def test_rows_that_took_no_turns_are_not_ranked_together():
+    row = bundle().rows[0]
+    rows = [dataclasses.replace(row, seconds=Seconds(whole=[[seconds]] * 5)) for seconds in (1.0, 2.0, 9.0, 3.0)]
+    assert ranks(rows) == [1, 2, 4, 3] and ranks(rows, {"groups": [[0, 1, 2, 3]]}) == [1, 2, 4, 3]
+    assert ranks(rows, {"groups": [[0, 1], [2, 3]]}) == [1, 2, 2, 1]

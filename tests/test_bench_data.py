@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ import pytest
 from dbnet.datasets.drawn import draw
 from dbnet.sample import Sample
 from dbnet.shards import Shard
-from evaluation.benching import measuring
+from evaluation.benching import entry, measuring
 from evaluation.benching.bundle import read_bundle
 from evaluation.benching.collecting import Collector
 from evaluation.benching.data import drawn, drawn_labels, of_samples
 from evaluation.benching.figures import figures
+from evaluation.benching.plan import Plan
 from parity.data import ROOT
 from tests.running import command
 
@@ -70,10 +73,44 @@ def test_steps_of_training_are_timed(tmp_path):
                    "--rounds", 2, "--calls", 2, "--threads", 1, "--batch", 1, "-o", tmp_path / "b.json")
     assert done.returncode == 0, done.stderr
     first, second = read_bundle(tmp_path / "b.json").rows
-    assert [len(each) for each in first.seconds.train_step] == [2, 2] and len(first.seconds.train_compile) == 1
+    assert [len(each) for each in first.seconds.train_step] == [2, 2] and first.seconds.train_compile == []
     assert first.training["size"] == [64, 96] and first.training["peak_memory_bytes"] >= first.peak_memory_bytes
     assert figures(first).step_ms > 0 and not second.seconds.train_step and second.training is None
     assert "ms/step" in done.stdout
+
+
+class Trained:
+    """A row's process that says what is wanted."""
+
+    peak = 7
+
+    def __init__(self, _framework):
+        pass
+
+    def call(self, do, **_header):
+        return {"begin": {"import": 1.0}, "first": {"first_run": 2.0, "usual": 1.5, "shape": [32, 32]},
+                "open": {"device": "cpu", "environment": {}, "notes": [], "model": {}, "computes": [], "load": 1.0,
+                         "import": None, "graph_compile": None},
+                "train_open": {"prepare": 2.8e-6, "first_step": 1.0}}[do], {}
+
+    def close(self, _at_once=False):
+        pass
+
+
+@pytest.mark.parametrize(("runner", "compiled", "note"), [
+    ("torch", [], False), ("mindspore", [2.8e-6], False), ("mindspore:O1", None, True), ("torch:compile", None, True),
+    (f"torch@{sys.executable}", None, True), ("opencv", None, False)])
+def test_only_a_graph_is_compiled_and_what_does_not_train_is_noted(runner, compiled, note, monkeypatch):
+    monkeypatch.setattr(entry, "BenchProcess", Trained)
+    monkeypatch.setattr(entry, "installed", lambda _module: True)
+    [row] = measuring.entries_of(Plan([TRAINED], [runner], [(32, 32)], [1], lambda a, b: 0.0, train=True))
+    row.start(["a.jpg"])
+    assert row.trains == (compiled is not None) and bool(row.notes) == note
+    if note:
+        assert f"in {runner} 32x32: --train times no steps of it" in row.notes[0]
+    if row.trains:
+        row.begin_training()
+        assert row.seconds.train_compile == compiled and row.training == {"size": [32, 32], "first_step": 1.0}
 
 
 @pytest.mark.long

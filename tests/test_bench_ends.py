@@ -47,6 +47,7 @@ def test_a_crash_in_the_middle_leaves_the_other_rows(tmp_path, monkeypatch, phot
                        tmp_path / "b.json")
     assert done.returncode == 3 and "crashed (SIGSEGV)" in done.stderr
     first, second = read_bundle(tmp_path / "b.json").rows
+    assert "2 to 4 calls of each row" in done.stdout and read_bundle(tmp_path / "b.json").settings["rounds"] == 2
     assert "crashed" in first.error and len(first.seconds.whole) == 1 and first.detections
     assert second.error is None and len(second.seconds.whole) == 2 and second.parity.reference == 0
 
@@ -67,7 +68,12 @@ def test_an_interrupt_writes_whole_rounds_or_nothing(tmp_path, monkeypatch, phot
     assert out.exists() == bool(kept)
     if kept:
         assert "the rounds that were complete, 1 of 2, of 2 of 2 rows" in done.stderr
-        assert [len(row.seconds.whole) for row in read_bundle(out).rows] == [1, 1]
+        bundle = read_bundle(out)
+        assert [len(row.seconds.whole) for row in bundle.rows] == [1, 1]
+        told = bundle.settings
+        assert (told["rounds"], told["asked_rounds"], told["interrupted"]) == (1, 2, True)
+        assert told["order"].endswith("; interrupted") and "interrupted, 1 of 2 rounds in turns" in done.stdout
+        assert all("interrupted after 1 of 2 rounds" in row.notes[-1] for row in bundle.rows)
     else:
         assert "nothing was written" in done.stderr and not done.stdout
 
@@ -84,6 +90,7 @@ def test_an_interrupted_group_leaves_those_before_whole(tmp_path, monkeypatch, p
     assert len(first.seconds.whole) == 2 and first.error is None
     assert second.error == "interrupted before its first round was complete"
     assert done.returncode == 3 and "2 of 2, of 1 of 2 rows" in done.stderr
+    assert "took turns: 1, then 2" in done.stdout and not first.notes
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])

@@ -23,14 +23,14 @@ ALL = [name for name in ("torch", "mindspore", "onnxruntime", "openvino") if ins
 
 
 def test_another_environment_is_measured_in_its_own_process(tmp_path, photos):
-    python = wrapped(tmp_path / "env", before="sleep 2")
+    python = wrapped(tmp_path / "env", before="sleep 6")
     done = command("bench", TRAINED, "--runner", f"opencv,opencv@{python}", "--images", photos, *FEW, "-o",
                    tmp_path / "b.json")
     assert done.returncode == 0, done.stderr
     here, there = read_bundle(tmp_path / "b.json").rows
     assert there.runner == f"opencv@{python}" and there.environment["process"] == "its own"
-    # The two seconds before it starts are in no figure; the memory is of the process with OpenCV alone.
-    assert all(0 < getattr(figures(there), figure) < 2 for figure in ("imported", "load", "graph_compile"))
+    # The six seconds before it starts are in no figure; the memory is of the process with OpenCV alone.
+    assert all(0 < getattr(figures(there), figure) < 6 for figure in ("imported", "load", "graph_compile"))
     assert 1e7 < there.peak_memory_bytes != here.peak_memory_bytes and there.parity.verdict == "same"
     assert "opencv@" in done.stdout
 

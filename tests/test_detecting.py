@@ -218,7 +218,7 @@ def test_memory_is_flat(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("during", ["network", "writing"])
-def test_ctrl_c_leaves_whole_files(tmp_path, at_once, during, monkeypatch):
+def test_ctrl_c_leaves_whole_files(tmp_path, at_once, during, monkeypatch, interrupts_arrive):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     write_photos(tmp_path / "photos", 40)
     calls = itertools.count()

@@ -219,7 +219,7 @@ def test_the_line_that_says_most(words, told):
     assert how_it_ended("torch", THIS, 1, words, "").endswith(f"it said: {told})")
 
 
-def test_an_interrupt(model, monkeypatch):
+def test_an_interrupt(model, monkeypatch, interrupts_arrive):
     """What comes after it must not be the answer to what was asked before."""
     monkeypatch.setattr(elsewhere, "PATIENCE", 0.2)
     runner = opened(model)
@@ -234,6 +234,7 @@ def test_an_interrupt(model, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             runner.run(IMAGES)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert is_gone(runner.ort.worker.pid)
     with pytest.raises(DbnetError, match="was interrupted before"):

@@ -15,7 +15,7 @@ IN_TRY = "try:\n" + "".join(f"    {line}\n" for line in PRESS.splitlines())
 
 
 @pytest.fixture
-def framework(tmp_path, monkeypatch):
+def framework(tmp_path, monkeypatch, interrupts_arrive):
     """`framework(source)` installs a package of that source; a ^C is Python's own, as in a terminal."""
     monkeypatch.setitem(OPTIONAL, "a_framework", ("torch", "the test"))
     monkeypatch.syspath_prepend(str(tmp_path))

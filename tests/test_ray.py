@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from evaluation.clusters.connecting import OnRay
 from evaluation.clusters.evaluating import evaluate_on_ray, opened_on_ray
+from evaluation.clusters.team import Team
 from evaluation.evaluate import evaluate
 from evaluation.runners import open_runner
 from parity.data import ROOT
@@ -72,16 +74,19 @@ def here(samples, **settings):
     return evaluate(runner, samples, runner.spec.pixels, runner.spec.boxes, **settings)
 
 
-def test_a_worker_killed_in_the_middle_costs_its_piece_and_no_digit(cluster, samples, tmp_path):
+def test_a_worker_killed_in_the_middle_costs_its_piece_and_no_digit(cluster, samples, tmp_path, monkeypatch):
+    """It is stopped before it is given a piece, so that it cannot have done it when it is killed."""
     killed = []
+    start = Team.start
 
-    def kill_one(_done, _all):
-        if not killed:
-            killed.append(cluster.workers()[0])
-            os.kill(killed[0], signal.SIGKILL)
+    def start_and_kill_one(team):
+        start(team)
+        killed.append(team.first.about["pid"])
+        os.kill(killed[0], signal.SIGSTOP)
+        threading.Timer(1, os.kill, (killed[0], signal.SIGKILL)).start()
 
-    found = evaluate_on_ray(OnRay(cluster.address), MODEL, samples, progress=kill_one, save=tmp_path / "ray.jsonl",
-                            **HOW)
+    monkeypatch.setattr(Team, "start", start_and_kill_one)
+    found = evaluate_on_ray(OnRay(cluster.address), MODEL, samples, save=tmp_path / "ray.jsonl", **HOW)
     alone = here(samples, save=tmp_path / "alone.jsonl")
     assert plain(found.to_dict()) == plain(alone.to_dict())
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +30,13 @@ pytestmark = [pytest.mark.long,
               pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install ray")]
 
 MODEL = ROOT / "dbnet/embedded/dbnet_mobilenetv3.safetensors"
+#: In a process of its own, whose Ray waits on.
+JOIN = """
+import sys
+from dbnet.cli.ending import exit_code_of
+from evaluation.clusters.connecting import connected
+sys.exit(exit_code_of(lambda: connected(sys.argv[1]).__enter__()))
+"""
 
 
 @pytest.fixture
@@ -47,9 +57,11 @@ def gone(mark: str, seconds: float = 20) -> list[int]:
 
 
 @pytest.mark.parametrize(("number", "when"), [
-    (signal.SIGINT, "starting"), (signal.SIGINT, "working"), (signal.SIGTERM, "working")])
-def test_a_local_cluster_ends_with_the_run(number, when, tmp_path):
-    """A terminal's Ctrl-C reaches the whole group, Ray's processes too."""
+    (signal.SIGINT, "gcs_server"), (signal.SIGINT, "raylet/raylet"), (signal.SIGTERM, "raylet/raylet"),
+    (signal.SIGINT, "ray::Process.work"), (signal.SIGTERM, "ray::Process.work"), (signal.SIGHUP, "ray::Process.work")])
+@pytest.mark.parametrize("send", [os.killpg, os.kill])
+def test_a_local_cluster_ends_with_the_run(number, when, send, tmp_path):
+    """when: a process is there. A terminal and `timeout` signal the whole group, others this process alone."""
     (tmp_path / "images").mkdir()
     (tmp_path / "gt").mkdir()
     for i in range(1, 13):
@@ -62,19 +74,12 @@ def test_a_local_cluster_ends_with_the_run(number, when, tmp_path):
          "--ray", "local", "--json", "-"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env=environment | {MARK: mark, "TMPDIR": str(folder), "HOME": str(tmp_path)})
     try:
-        wanted = b"ray::Process.work" if when == "working" else b"gcs_server"
         end = time.monotonic() + 120
-        while not any(wanted in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes(mark)):
+        while not any(when.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes(mark)):
             assert time.monotonic() < end and process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        out, told = process.communicate(timeout=60)
-        assert process.returncode != 0 and out == "" and "Traceback" not in told
-        if number == signal.SIGINT:
-            assert (process.returncode, told.splitlines()[-1]) == (3, "dbnet: interrupted")
+            time.sleep(0.02)
+        send(process.pid, number)
+        assert (*process.communicate(timeout=60), process.returncode) == ("", "dbnet: interrupted\n", 3)
         assert gone(mark) == []
         assert [path for path in folder.iterdir() if path.name != ".ses"] == []  # ONNX Runtime's own
         assert not (tmp_path / ".ray").exists()
@@ -147,3 +152,35 @@ def test_workers_that_end_while_they_open_are_told(images, tmp_path):
         with pytest.raises(DbnetError, match=r"3 workers were lost one after the other before they were ready: w"), \
                 opened_on_ray(OnRay(cluster.address), MODEL, len(images), runner="onnxruntime"):
             pass
+
+
+def test_a_server_that_only_begins_like_a_cluster_is_told_in_time():
+    """An HTTP/2 SETTINGS frame, and then nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    there.append(server.accept()[0])
+                    there[-1].sendall(bytes(3) + b"\x04\x00" + bytes(4))
+
+        there: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        address, begin = f"127.0.0.1:{server.getsockname()[1]}", time.monotonic()
+        done = subprocess.run([sys.executable, "-c", JOIN, address], cwd=ROOT, text=True, capture_output=True,
+                              timeout=60)
+        for each in there:
+            each.close()
+    assert time.monotonic() - begin < 20  # docs/scale.md
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert f"dbnet: --ray {address}: answers, and does not let this machine in (" in done.stderr
+    assert "), or is no cluster; write HOST:PORT" in done.stderr
+
+
+def test_another_token_is_told_in_time():
+    with ray_cluster("--num-cpus=1") as cluster:
+        begin = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", JOIN, cluster.address], cwd=ROOT, text=True, capture_output=True,
+                              timeout=60, env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64})
+        assert time.monotonic() - begin < 20
+    assert done.returncode == 3 and done.stderr.count("\n") == 1 and "the same" in done.stderr, done.stderr
+    assert "TOKEN" in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from evaluation.clusters import connecting, process
 from evaluation.clusters.connecting import AddressError, check_address, connected
 from evaluation.clusters.pieces import ALONE, MOST, WHOLE, Failed, Pieces
 from evaluation.clusters.places import Place, check_room, place_for, room
-from evaluation.clusters.restraint import told_by_nobody
+from evaluation.clusters.restraint import ended_as_by_interrupt, put_off, told_by_nobody
 from evaluation.clusters.versions import check_same, distributions_of
 from parity.data import ROOT
 from tests.running import command
@@ -327,12 +329,34 @@ def test_an_address_without_a_cluster_is_one_line(address, why):
     ("Could not find any running Ray instance.", "no cluster runs on this machine; start one"),
     ("This node has an IP address of 10.1.1.1, and Ray expects this IP address to be", "is no node of the cluster"),
     ("Ray Client requires pip package `ray[client]`.", "pip install 'ray.client.'"),
-    ("Failed to connect to Ray cluster at 10.0.0.1:6379", "the same token"), ("\n what\n else", "what else"),
+    ("Failed to connect to Ray cluster at 10.0.0.1:6379", r"does not let this machine in \(.*\), or is no"),
+    ("Unauthenticated: InvalidAuthToken", "have both the same token"), ("\n what\n else", "what else"),
 ])
 def test_what_ray_says_is_told_in_a_line(text, why):
     with pytest.raises(DbnetError, match=why) as told:
         raise connecting._refused("10.0.0.1:6379", RuntimeError(text))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whole", [False, True])
+def test_signals_wait_for_the_end_whatever_handlers_are_put_in_their_place(number, whole):
+    """whole: the process is meant, and any thread of it may take the signal."""
+    before, reached = signal.getsignal(number), []
+
+    def run():
+        with ended_as_by_interrupt(), put_off():
+            signal.signal(number, lambda *_: sys.exit(15))
+            if whole and number == signal.SIGTERM:  # as Ray does; nobody replaces the others
+                os.kill(os.getpid(), number)
+            else:
+                signal.pthread_kill(threading.main_thread().ident, number)
+                reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert (reached or whole) and signal.getsignal(number) is before
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_stream_keeps_what_rays_threads_say_to_itself(capsys):

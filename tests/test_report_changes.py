@@ -19,6 +19,8 @@ from evaluation.bench_report.changes import (
     compare,
 )
 from evaluation.bench_report.merge import merge
+from evaluation.bench_report.pairing import paired
+from evaluation.bench_report.report import summary
 from tests.report_bundles import Run, bundle, data
 
 
@@ -151,3 +153,65 @@ def test_other_weights_compare_times_and_say_so():
     old, new = bundle(Run(1)), bundle(Run(2))
     found = compared(replace(new, models=[replace(new.models[0], weights_sha256="b" * 64)]), old)
     assert {change.why for change in found.changes if "f-score" in change.what} == {"other weights"}
+
+
+GOOD, BAD = ("b" * 64, "good.onnx"), ("c" * 64, "worse.onnx")
+
+
+def of_models(seed, *models, label="lab"):
+    """A bundle of each model in ONNX Runtime; the second one finds less."""
+    made = []
+    for weights, file in models:
+        one = bundle(Run(seed), data(20), label, runners=("onnxruntime",), missing=1 if file == GOOD[1] else 3)
+        made.append(replace(one, models=[replace(one.models[0], id=file, weights_sha256=weights, file=file)],
+                            rows=[replace(one.rows[0], model=file)]))
+    return replace(made[0], models=[model for each in made for model in each.models],
+                   rows=[row for each in made for row in each.rows],
+                   detections={key: value for each in made for key, value in each.detections.items()})
+
+
+@pytest.mark.parametrize("now", [(BAD,), (BAD, GOOD), (GOOD, BAD)])
+def test_rows_go_with_those_of_their_weights(now):
+    found = compared(of_models(2, *now), of_models(1, GOOD, BAD))
+    assert found.regressions == [] and len(found.gone) == 2 - len(now) and found.added == ()
+    assert verdicts(found)["f-score (rrc)"] == {NOT_SHOWN}
+
+
+def test_weights_under_another_file_name_are_the_same_row():
+    renamed = of_models(2, (BAD[0], "x.onnx"), (GOOD[0], GOOD[1]))
+    assert compared(renamed, of_models(1, GOOD, BAD)).regressions == []
+
+
+def test_a_file_trained_again_goes_with_itself_and_nothing_is_guessed():
+    found = compared(of_models(2, ("d" * 64, BAD[1]), GOOD), of_models(1, GOOD, BAD))
+    assert found.gone == found.added == () and found.regressions == []
+    with pytest.raises(DbnetError, match="nothing was measured both"):
+        compared(of_models(2, ("d" * 64, "other.onnx")), of_models(1, GOOD, BAD))
+
+
+def test_an_interpreter_of_its_own_is_another_row():
+    def made(seed, *runners):
+        one = bundle(Run(seed), runners=("opencv", "torch")[:len(runners)])
+        return replace(one, rows=[replace(row, runner=runner) for row, runner in zip(one.rows, runners, strict=True)])
+    found = compared(made(2, "opencv@/env/python", "opencv"), made(1, "opencv", "opencv@/env/python"))
+    assert {change.runner for change in found.changes if change.place == (0, 0)} == {"opencv@/env/python"}
+    old = merge([("o", made(1, "opencv", "opencv@/env/python"))])
+    pairs = paired(merge([("n", made(2, "opencv@/env/python"))]), old)
+    assert [(then.row.runner, now.row.runner) for then, now in pairs.both] == [("opencv@/env/python",) * 2]
+    assert [row.row.runner for row in pairs.gone] == ["opencv"]
+    upgraded = compared(made(2, "opencv@/new/python"), made(1, "opencv@/env/python"))
+    assert upgraded.gone == () and upgraded.changes  # another environment is what one wants to see
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_slow_network_is_found_although_the_machine_was_busier(seed):
+    """Reading the images took as long as then."""
+    found = compared(bundle(Run(100 + seed, slower=2.8, busy=2.0)), bundle(Run(seed, busy=0.1)))
+    assert verdicts(found)["network"] == {SLOWER} and all(change.held.low > 1.05 for change in found.regressions)
+
+
+def test_what_was_put_down_to_load_is_counted():
+    found = compared(bundle(Run(100, 1.5, busy=3.0)), bundle(Run(1)))
+    assert found.regressions == [] and len(found.excused) == 4
+    assert "; 4 slow-downs put down to a loaded machine, measure again" in summary(found)
+    assert "put down" not in summary(compared(bundle(Run(2)), bundle(Run(1))))

@@ -173,6 +173,17 @@ def test_training_has_a_line_of_its_own():
     assert (found[1].ms_step, found[1].img_s, found[1].fscore) == (500.0, 16.0, None)
 
 
+def test_parts_of_different_software_are_noted():
+    some = parts(2)
+    assert len(merge(some).notes) == 1
+    name, other = some[1]
+    rows = [replace(other.rows[0], environment={**other.rows[0].environment, "onnxruntime": "1.33.0"}), *other.rows[1:]]
+    some[1] = name, replace(other, rows=rows, made={**other.made, "dbnet-parity": "9.0"})
+    [_, note] = merge(some).notes
+    assert "1.json, 2.json: were measured with different software" in note and "9.0" in note
+    assert note.endswith("onnxruntime 1.32.0 and 1.33.0 in onnxruntime")
+
+
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +272,17 @@ def test_another_protocol_can_be_shown(dbnet, kept):
     path = kept("a.json", replace(made, rows=scored))
     assert "50.00%" in dbnet("report", "merge", path, "--protocol", "mindocr", "--no-seed-rows").out
     assert "50.00%" not in dbnet("report", "merge", path, "--no-seed-rows").out
+
+
+def test_a_protocol_that_bundles_lack_is_told(dbnet, kept):
+    made = bundle(Run(1))
+    both = [replace(each, scores={**each.scores, "mindocr": each.scores["rrc"]}) for each in made.rows]
+    a, b = kept("a.json", replace(made, rows=both)), kept("b.json", bundle(Run(2), label="other"))
+    note = "note: no scores by mindocr are shown of some bundles"
+    assert note in dbnet("report", "merge", a, b, "--protocol", "mindocr").out
+    assert note not in dbnet("report", "merge", a, "--protocol", "mindocr").out
+    told = dbnet("report", "merge", b, "--protocol", "mindocr", code=3).err
+    assert "no bundle has scores by it" in told and "b.json has rrc; measure with dbnet bench" in told
 
 
 def test_a_row_that_failed_is_told(dbnet, kept):

@@ -78,7 +78,7 @@ def test_detect_in_mindspore_is_interrupted_as_elsewhere(model, tmp_path):
 
 
 @pytest.fixture(name="handlers")
-def _handlers():
+def _handlers(interrupts_arrive):
     """Puts both back."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield

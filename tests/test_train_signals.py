@@ -70,7 +70,7 @@ def stamp(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_twice_ends_at_once(recipe, monkeypatch):
+def test_twice_ends_at_once(recipe, monkeypatch, interrupts_arrive):
     """The second signal does not wait for the step."""
     def step(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -115,7 +115,7 @@ def _tables(bundle: Bundle) -> list[tuple[str, tuple[Column, ...]]]:
 
 def _table(bundle: Bundle, columns: tuple[Column, ...]) -> tuple[list[str], list[list[str]]]:
     from evaluation.benching.figures import figures, ranks
-    rows, places, speed = [], ranks(bundle.rows), columns[0][0] == _SPEED[0][0]
+    rows, places, speed = [], ranks(bundle.rows, bundle.settings), columns[0][0] == _SPEED[0][0]
     for number, (row, place) in enumerate(zip(bundle.rows, places, strict=True), start=1):
         found = figures(row)
         rank = [MISSING if place is None else f"{place}{'=' * (_shared(bundle, number - 1, places))}"] if speed else []
@@ -124,11 +124,10 @@ def _table(bundle: Bundle, columns: tuple[Column, ...]) -> tuple[list[str], list
 
 
 def _shared(bundle: Bundle, place: int, places: list[int | None]) -> bool:
-    """Whether another row of the same model, shape and batch has the same rank."""
-    def where(row: Row) -> tuple[Any, ...]:
-        return row.model, row.shape, row.batch
-    return sum(rank == places[place] and where(row) == where(bundle.rows[place])
-               for row, rank in zip(bundle.rows, places, strict=True)) > 1
+    """Whether another of its rivals has the same rank."""
+    from evaluation.benching.figures import rivals
+    among = rivals(bundle.rows, bundle.settings)
+    return sum(rank == places[place] and key == among[place] for key, rank in zip(among, places, strict=True)) > 1
 
 
 def told_card(card: Mapping[str, Any]) -> str:
@@ -145,18 +144,27 @@ def _told(bundle: Bundle) -> list[str]:
         f"{settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"
     versions = {f"{row.environment['framework']} {row.environment['version']}" for row in bundle.rows
                 if "version" in row.environment}
-    calls = sum(map(len, next((row.seconds.whole for row in bundle.rows if row.seconds.whole), [])))
-    return [f"{machine['cpu']}, {machine['cores']} cores{f', {cards}' if cards else ''}; {threads}; load "
+    calls = sorted({sum(map(len, row.seconds.whole)) for row in bundle.rows if row.seconds.whole} or {0})
+    rounds = f"{settings['rounds']} round{'' if settings['rounds'] == 1 else 's'} in turns"
+    if settings.get("interrupted"):
+        rounds = f"interrupted, {settings['rounds']} of {settings['asked_rounds']} rounds in turns"
+    told = [f"{machine['cpu']}, {machine['cores']} cores{f', {cards}' if cards else ''}; {threads}; load "
             f"{settings['busy'][0]:g} at the start, {settings['busy'][1]:g} at the end",
-            f"{data['images']} images ({data['kind']}), {settings['rounds']} rounds in turns, {calls} calls of each "
-            f"row; {', '.join(sorted(versions))}"]
+            f"{data['images']} images ({data['kind']}), {rounds}, "
+            f"{' to '.join(map(str, dict.fromkeys([calls[0], calls[-1]])))} calls of each row; "
+            f"{', '.join(sorted(versions))}"]
+    groups = settings.get("groups", ())
+    if len(groups) > 1:
+        told.append(f"ranks are among rows that took turns: "
+                    f"{', then '.join(' '.join(str(place + 1) for place in group) for group in groups)}")
+    return told
 
 
 def as_json(bundle: Bundle) -> dict[str, Any]:
     """What the tables show, as numbers, in seconds and bytes; the raw measurements are in the bundle."""
     from evaluation.benching.figures import figures, ranks
     rows = []
-    for row, rank in zip(bundle.rows, ranks(bundle.rows), strict=True):
+    for row, rank in zip(bundle.rows, ranks(bundle.rows, bundle.settings), strict=True):
         told = asdict(row)
         kept = {name: told[name] for name in ("runner", "device", "precision", "shape", "batch", "threads", "jit_level",
                                               "error", "parity", "training", "environment", "notes")}

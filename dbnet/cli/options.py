@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from dbnet.errors import DbnetError
 from dbnet.precision_names import PRECISIONS
 from dbnet.runner_names import RUNNERS, VARIANTS, RunnerNameError, parse_runner
 from dbnet.shards import Shard, ShardError, parse_shard
+
+#: How bundles of dbnet bench and merged reports begin, which no --json writes, and bytes that are read for it.
+_MEASURED, _BEGIN = re.compile(rb'\s*\{\s*"dbnet"\s*:\s*"(bench|report)"'), 200
 
 
 class _Path(click.Path):
@@ -212,9 +216,12 @@ def _check_replaceable(path: Path) -> None:
     """Raises DbnetError if a file is there that no --json can have written: a slip must not cost anybody's data."""
     if path.is_file():
         with path.open("rb") as stream:
-            begin = stream.read(1)
-        if begin not in (b"", b"{", b"["):
+            begin = stream.read(_BEGIN)
+        if begin[:1] not in (b"", b"{", b"["):
             raise DbnetError(f"{path}: exists and is no JSON report; name another file")
+        if _MEASURED.match(begin):
+            raise DbnetError(f"{path}: exists and holds what dbnet bench -o or report merge wrote, which cannot be "
+                             f"measured again; name another file")
 
 
 def write_json(path: str, data: Any) -> None:

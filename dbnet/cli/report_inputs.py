@@ -92,9 +92,27 @@ def read_bundles(paths: Sequence[Path], digests: bool = True) -> list[tuple[str,
     return found
 
 
-def _embedded(path: Path, digests: bool) -> list[tuple[str, Bundle]]:
-    from evaluation.bench_report.document import VERSION
+def read_lines(path: Path) -> tuple[list[Any], list[tuple[str, Bundle]]] | None:
+    """The lines that a merged report publishes, and the bundles within it by the names there; None for a bundle.
+
+    Raises DbnetError.
+    """
     from evaluation.benching.bundle import read_text
+    if _kind(path) != REPORT:
+        return None
+    lines, entries = _entries(path)
+    return lines, [(each["name"], read_text(json.dumps(each["bundle"]), str(path), digests=False)) for each in entries]
+
+
+def _embedded(path: Path, digests: bool) -> list[tuple[str, Bundle]]:
+    from evaluation.benching.bundle import read_text
+    names = [(f"{path} ({short(each['name'], 80)})", each["bundle"]) for each in _entries(path)[1]]
+    return [(name, read_text(json.dumps(bundle), name, digests)) for name, bundle in names]
+
+
+def _entries(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
+    """A merged report's lines, and its bundles with their names."""
+    from evaluation.bench_report.document import VERSION
     document = _parsed(path)
     if document.get("version") != VERSION:
         raise DbnetError(f"{path}: is a report of version {short(document.get('version'), 40)}, this dbnet reads "
@@ -103,5 +121,5 @@ def _embedded(path: Path, digests: bool) -> list[tuple[str, Bundle]]:
     if not isinstance(entries, list) or not entries or not all(
             isinstance(each, dict) and isinstance(each.get("name"), str) and "bundle" in each for each in entries):
         raise DbnetError(f"{path}: is a damaged report: its bundles are missing; merge them again")
-    return [(f"{path} ({short(each['name'], 80)})",
-             read_text(json.dumps(each["bundle"]), f"{path} ({short(each['name'], 80)})", digests)) for each in entries]
+    lines = document.get("lines")
+    return lines if isinstance(lines, list) else [], entries

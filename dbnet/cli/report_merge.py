@@ -74,6 +74,7 @@ def _bench(files: Sequence[Path], outs: Sequence[Path], *, seed_rows: bool, agai
     from evaluation.bench_report.changes import compare
     from evaluation.bench_report.formats import FORMATS, check_out
     from evaluation.bench_report.merge import merge as merged_of
+    from evaluation.bench_report.merge import with_scores
     from evaluation.bench_report.report import Report
     from evaluation.bench_report.table import lines_of, sorted_lines
     for out in outs:
@@ -83,7 +84,7 @@ def _bench(files: Sequence[Path], outs: Sequence[Path], *, seed_rows: bool, agai
     if against is None:
         refuse_others("no --compare", {"slower_by"})
     _check_protocol(protocol)
-    merged = merged_of(read_bundles(files), mixed)
+    merged = with_scores(merged_of(read_bundles(files), mixed), protocol)
     compared = None
     if against is not None:
         kind_of([against, files[0]])

@@ -15,9 +15,9 @@ import numpy as np
 
 from dbnet.errors import DbnetError, short
 from dbnet.sample import Detection, Sample
+from evaluation.bench_report.check_parity import parity_told
 from evaluation.bench_report.scoring import counts_of, protocol_of, scores_of
-from evaluation.benching.bundle import Bundle, Parity, Scores, detections_digest
-from evaluation.compare_maps import Boxes, compare_boxes
+from evaluation.benching.bundle import Bundle, Scores, detections_digest
 from evaluation.protocols import COLUMNS
 from evaluation.store import detection_of
 
@@ -49,7 +49,7 @@ class Checked:
     def compare(self, row: str, figure: str, kept: object, found: object) -> bool:
         """Notes a difference."""
         if kept != found:
-            self.findings.append(Finding(row, figure, _shown(kept), _shown(found)))
+            self.findings.append(Finding(row, figure, shown_value(kept), shown_value(found)))
         return kept == found
 
 
@@ -72,10 +72,8 @@ def check_bundle(bundle: Bundle, samples: Sequence[Sample] | None) -> Checked:
                 _rescore(checked, words, name, scores, samples, own)
         if row.scores and own is None:
             checked.findings.append(Finding(words, "detections", "scores without any", "none"))
-        if row.parity is not None and own is not None:
-            reference = bundle.rows[row.parity.reference].detections
-            if reference is not None:
-                _check_parity(checked, words, row.parity, own, found[reference])
+        for figure, kept, wanted in parity_told(bundle, number, found):
+            checked.compare(words, figure, kept, wanted)
     return checked
 
 
@@ -87,7 +85,7 @@ def told_row(bundle: Bundle, number: int) -> str:
                  f"{row.batch})", 160)
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """Of numbers all digits."""
     return short(value, 80) if isinstance(value, str) else short(repr(value), 120)
 
@@ -130,13 +128,3 @@ def _rescore(checked: Checked, words: str, name: str, scores: Scores, samples: S
     where = short(samples[image].name, 80) + (f" and in {others} other images" if others else "")
     checked.findings.append(Finding(words, f"{COLUMNS[column].replace('_', ' ')} by {name} in {where}",
                                     f"{kept[image, variant, column]:g}", f"{counts[image, variant, column]:g}"))
-
-
-def _check_parity(checked: Checked, words: str, parity: Parity, ours: Sequence[Sequence[Detection]],
-                  theirs: Sequence[Sequence[Detection]]) -> None:
-    """How many boxes are the same as the reference row's; the maps behind `max_abs` are not kept."""
-    boxes = sum((compare_boxes(list(a), list(b)) for a, b in zip(theirs, ours, strict=True)), Boxes())
-    checked.compare(words, "boxes that are the same as the reference's", parity.boxes_same, boxes.identical)
-    checked.compare(words, "boxes of both", parity.boxes_all, boxes.a + boxes.invented)
-    if parity.verdict != "different" and not boxes.same:
-        checked.findings.append(Finding(words, "parity", parity.verdict, "different, for boxes differ"))

@@ -14,12 +14,15 @@ import numpy as np
 from dbnet.errors import DbnetError, shown
 from dbnet.shards import Shard, whole_of
 from evaluation.bench_report.scoring import counts_of, scores_of
+from evaluation.bench_report.software import PACKAGE, versions_of
 from evaluation.benching.bundle import VERDICTS, Bundle, Parity, Row, detections_digest, digest_of
 
 #: A bundle by the name of its file.
 Named = tuple[str, Bundle]
 #: The digest of a list of digests, one for each image -> that list, where a bundle keeps it.
 _LISTS = {"images_sha256": "image_sha256s", "labels_sha256": "label_sha256s"}
+#: The note of a row that has no parity, for its parts have none of the same row.
+UNCOMPARED = "compared with other rows in other parts of the images: no parity"
 
 
 def join_shards(read: Sequence[Named]) -> tuple[list[Named], list[str]]:
@@ -39,7 +42,21 @@ def join_shards(read: Sequence[Named]) -> tuple[list[Named], list[str]]:
             whole[place] = joined
         notes.append(f"{', '.join(name for name, _ in parts)}: parts of the same images; scores and boxes are of all "
                      f"of them together, times of each run's own part")
+        notes += _apart([bundle for _, bundle in parts], notes[-1].partition(":")[0])
     return whole, notes
+
+
+def _apart(parts: Sequence[Bundle], names: str) -> list[str]:
+    """A note where the parts' rows stand on different software, so that no one run would have these scores."""
+    versions: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for bundle in parts:
+        for row in bundle.rows:
+            for name, value in versions_of(bundle, row).items():
+                versions["" if name == PACKAGE else row.runner, name][value] = None
+    told = [f"{name} {' and '.join(values)}" + (f" in {runner}" if runner else "")
+            for (runner, name), values in versions.items() if len(values) > 1]
+    return [f"{names}: were measured with different software, and their scores are of all of it: "
+            f"{', '.join(told)}"] if told else []
 
 
 def _shard(name: str, bundle: Bundle) -> tuple[Shard, int]:
@@ -126,8 +143,10 @@ def _whole(bundle: Bundle, tables: Sequence[Mapping[str, tuple[Row, Any]]], data
         images = [image for _, each in found for image in each]
         digest = detections_digest(images)
         detections[digest] = images
-        rows.append(replace(row, detections=digest, scores=_scores([each for each, _ in found]),
-                            parity=_parity(row, [each for each, _ in found])))
+        same = [each for each, _ in found]
+        parity = _parity(row, same)
+        notes = [UNCOMPARED] if parity is None and any(each.parity for each in same) else []
+        rows.append(replace(row, detections=digest, scores=_scores(same), parity=parity, notes=[*row.notes, *notes]))
     return replace(bundle, data=data, rows=rows, detections=detections)
 
 
@@ -143,7 +162,16 @@ def _parity(own: Row, rows: Sequence[Row]) -> Parity | None:
     if own.parity is None or len(known) < len(rows):
         return None
     apart = [parity.max_abs for parity in known if parity.max_abs is not None]
-    return Parity(own.parity.reference, max((parity.verdict for parity in known), key=VERDICTS.index),
-                  max(apart) if len(apart) == len(known) else None, max(parity.tolerance for parity in known),
-                  sum(parity.images for parity in known), sum(parity.boxes_same for parity in known),
-                  sum(parity.boxes_all for parity in known))
+    max_abs = max(apart) if len(apart) == len(known) else None
+    same, boxes = sum(parity.boxes_same for parity in known), sum(parity.boxes_all for parity in known)
+    tolerance = min(parity.tolerance for parity in known)
+    return Parity(own.parity.reference, verdict_of(max_abs, tolerance, same == boxes), max_abs, tolerance,
+                  sum(parity.images for parity in known), same, boxes)
+
+
+def verdict_of(max_abs: float | None, tolerance: float, boxes_same: bool) -> str:
+    """One of VERDICTS, by the rule of `evaluation.benching.collecting`. max_abs: None where maps cannot be subtracted.
+    """
+    if max_abs is None or max_abs > tolerance or not boxes_same:
+        return VERDICTS[2]
+    return VERDICTS[1] if max_abs else VERDICTS[0]

@@ -27,6 +27,9 @@ def labels_of(bundle: Bundle, name: str, root: Path | None, gt: Path | None) -> 
     """
     data = bundle.data
     if data["labels_sha256"] is None:
+        if any(row.scores for row in bundle.rows):
+            raise DbnetError(f"{name}: is a damaged bundle: it has scores, and does not say of which labels "
+                             f"(data.labels_sha256); measure again, or check the rest with --no-labels")
         return None
     if data["kind"] == DRAWN:
         samples = _drawn(data, name)

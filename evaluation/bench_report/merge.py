@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dbnet.errors import DbnetError, short, shown
@@ -52,12 +52,27 @@ def merge(read: Sequence[Named], mixed: bool = False) -> Merged:
                         in zip(joined, _machines(joined), strict=True)), tuple(notes))
 
 
+def with_scores(merged: Merged, protocol: str | None) -> Merged:
+    """With a note of the bundles whose scores are by other protocols only. Raises DbnetError if none is by this one."""
+    if protocol is None:
+        return merged
+    scored = [(source.name, {name for row in source.bundle.rows for name in row.scores}) for source in merged.sources]
+    lacking = [(name, sorted(names)) for name, names in scored if protocol not in names]
+    told = "; ".join(f"{name} has {', '.join(map(short, names)) or 'none'}" for name, names in lacking)
+    if len(lacking) == len(scored):
+        raise DbnetError(f"--protocol {protocol}: no bundle has scores by it: {told}; measure with dbnet bench "
+                         f"--protocol {protocol}")
+    notes = (f"no scores by {protocol} are shown of some bundles: {told}",) if lacking else ()
+    return replace(merged, notes=merged.notes + notes)
+
+
 def _refuse_twins(read: Sequence[Named]) -> None:
-    """One run counts once, whatever its files are called and whoever labelled them."""
+    """One run counts once, whatever its files are called and whoever labelled them, also where a part of it was joined
+    with others already.
+    """
     seen: dict[str, str] = {}
     for name, bundle in read:
-        key = digest_of([bundle.made, {**bundle.machine, "label": None}, bundle.data["names_sha256"],
-                         [asdict(row.seconds) for row in bundle.rows]])
+        key = digest_of([bundle.made, {**bundle.machine, "label": None}, [asdict(row.seconds) for row in bundle.rows]])
         if key in seen:
             raise DbnetError(f"{seen[key]} and {name} are the same run; name it once")
         seen[key] = name

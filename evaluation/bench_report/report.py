@@ -110,5 +110,7 @@ def summary(compared: Compared) -> str:
     """One sentence."""
     worse = compared.regressions
     found = f"{len(worse)} regression{'s' * (len(worse) != 1)}" if worse else "no regression"
+    excused = len(compared.excused)
+    load = f"; {excused} slow-down{'s' * (excused != 1)} put down to a loaded machine, measure again" if excused else ""
     return (f"{found} in {len(compared.changes)} figures against {', '.join(map(cell, compared.old))}; a time counts "
-            f"if it is slower by more than {100 * compared.margin:g} % at the low end of its noise bounds")
+            f"if it is slower by more than {100 * compared.margin:g} % at the low end of its noise bounds{load}")

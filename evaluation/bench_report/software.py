@@ -9,14 +9,19 @@ from evaluation.benching.bundle import Bundle, Row
 
 #: What says which machine it is, not what runs on it.
 _HARDWARE = ("cpu", "cores", "label", "memory_bytes")
+PACKAGE = "dbnet-parity"
 #: Of dicts within dicts, no further.
 _DEEPEST = 3
 
 
 def software(bundle: Bundle, row: Row) -> dict[str, str]:
     """Name -> version or text."""
-    return {**_flat(bundle.machine, _HARDWARE), **_flat({"dbnet-parity": bundle.made["dbnet-parity"]}),
-            **_flat(row.environment)}
+    return {**_flat(bundle.machine, _HARDWARE), **versions_of(bundle, row)}
+
+
+def versions_of(bundle: Bundle, row: Row) -> dict[str, str]:
+    """The same of the package and of the row's runner and libraries, whatever machine they ran on."""
+    return {**_flat({PACKAGE: bundle.made[PACKAGE]}), **_flat(row.environment)}
 
 
 def _flat(told: Mapping[str, Any], without: Sequence[str] = (), depth: int = 0) -> dict[str, str]:

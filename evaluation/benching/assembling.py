@@ -41,7 +41,8 @@ def bundle_of(plan: Plan, data: BenchData, measured: Measured, made: dict[str, A
                          None if found is None else found.parity))
     models = [_model(ids[path], path, [entry for entry in measured.entries if entry.path == path])
               for path in plan.models]
-    return Bundle(made, machine, settings_of(plan, measured.entries, busy), data.told(), models, rows, detections)
+    return Bundle(made, machine, settings_of(plan, measured.entries, busy, measured.interrupted), data.told(), models,
+                  rows, detections)
 
 
 def scores_of(data: BenchData, images: Sequence[dict[str, Any]]) -> dict[str, Scores]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from converters.writing import write_text
 from dbnet.errors import DbnetError, short, shown
+from evaluation.benching.bounds import check_numbers
 from evaluation.benching.bundle_types import (
     VERDICTS,
     Bundle,
@@ -126,6 +127,7 @@ def _read(data: dict[str, Any], digests: bool) -> Bundle:
             if name not in held:
                 raise BadBundleError(f"{part} has no {name}")
             typed(kind, held[name], f"{part}.{name}")
+    check_numbers(bundle)
     _check(bundle, digests)
     return bundle
 

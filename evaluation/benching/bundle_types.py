@@ -35,8 +35,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Seconds:
-    """imported, load, graph_compile, first_run: one number for each fresh process; graph_compile none where the runtime
-    X    """
+    """imported, load, graph_compile, first_run: one number for each fresh process; no graph_compile where a runtime has
+    no graph. network, pixels, boxes, whole: of each call, for each round; whole is from file to boxes. train_compile:
+    before the first step, where a training has a graph. train_step: of each step, for each round.
+    """
 
     imported: list[float] = field(default_factory=list, metadata={"name": "import"})
     load: list[float] = field(default_factory=list)
@@ -110,11 +112,12 @@ class Row:
 @dataclass(frozen=True)
 class Bundle:
     """made: command, started (ISO 8601, UTC), seconds, `dbnet-parity` (version). machine: cpu, cores, memory_bytes,
-    system, accelerators (a list; each with name, count, driver, firmware, cann or cuda), label. settings: rounds,
-    warmup, calls, threads, seed, order, busy ([load average at the start, at the end]). data: kind, seed, size, images,
-    names, names_sha256, images_sha256, labels_sha256 (None without labels), protocol (None too; the first of
-    `protocols`), image_sha256s and label_sha256s, whose `digest_of` two of the former are, and of a part of the images
-    `shard`: {index, count, images (of the whole)}.
+    system, accelerators (a list; each with name, count, driver, firmware, cann or cuda), label. settings: rounds (that
+    are complete), asked_rounds, interrupted, warmup, calls, threads, seed, order, groups (of places of rows that took
+    turns), busy ([load average at the start, at the end]). data: kind, seed, size, images, names, names_sha256,
+    images_sha256, labels_sha256 (None without labels), protocol (None too; the first of `protocols`), image_sha256s and
+    label_sha256s, whose `digest_of` two of the former are, and of a part of the images `shard`: {index, count, images
+    (of the whole)}.
     detections: by `detections_digest`, for each image in the order of the names {name, detections}.
     """
 

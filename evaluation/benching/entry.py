@@ -87,6 +87,9 @@ class Entry:
                          precision=plan.precision, keep_float32=list(plan.keep_float32), options=dict(plan.options),
                          shape=None if self.shape is None else list(self.shape))
         self.device, self.environment, self.notes = told["device"], told["environment"], told["notes"]
+        if plan.train and who.framework in TRAINERS and not self.trains:
+            self.notes.append(f"{self.title}: --train times no steps of it, only of {' and '.join(TRAINERS)} as they "
+                              f"are, without another mode or @PYTHON")
         self.model, self.computes = told["model"], digest_of([told["computes"], self.shape])
         first = self._ask("first", paths=list(paths))
         if who.here == _LAZY[0] or who.framework == _LAZY[1]:
@@ -119,7 +122,8 @@ class Entry:
         told = self._ask("train_open", size=size, batch=self.batch, precision=self.plan.precision,
                          device=self.plan.device, seed=self.plan.seed)
         self.training = {"size": size, "first_step": told["first_step"]}
-        self.seconds.train_compile.append(told["prepare"])
+        if self.who.framework == _LAZY[1]:  # torch has nothing to prepare
+            self.seconds.train_compile.append(told["prepare"])
 
     def train(self, steps: int, warmup: int) -> None:
         """A round of training. Raises DbnetError."""
@@ -128,12 +132,16 @@ class Entry:
         self.training["peak_memory_bytes"] = self._process.peak
 
     def cut(self, rounds: int, learned: int) -> None:
-        """Keeps so many rounds; a row without any has an error."""
+        """Keeps so many rounds; a row without any has an error, one with fewer than were asked for a note."""
         for name in ("pixels", "network", "boxes", "whole"):
             del getattr(self.seconds, name)[rounds:]
         del self.seconds.train_step[learned:]
         if not rounds:
             self.error = "interrupted before its first round was complete"
+        elif rounds < self.plan.rounds:
+            self.notes.append(f"{self.title}: interrupted after {rounds} of {self.plan.rounds} rounds")
+        elif self.trains and learned < self.plan.rounds:
+            self.notes.append(f"{self.title}: interrupted after {learned} of {self.plan.rounds} rounds of training")
 
     def close(self, at_once: bool = False) -> None:
         """Ends its process."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,23 +84,31 @@ def rates(rounds: Sequence[Sequence[float]], batch: int) -> tuple[float, ...]:
     return tuple(batch * len(calls) / sum(calls) for calls in rounds if calls and sum(calls) > 0)
 
 
-def ranks(rows: Sequence[Row]) -> list[int | None]:
-    """Places by images a second among the rows of one model, shape and batch, from 1; None for a row without a figure.
+def rivals(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """For each row what it shares with those that it is ranked among: model, shape, batch, and that they took turns."""
+    groups = {place: number for number, group in enumerate(settings.get("groups", ())) for place in group}
+    return [(row.model, str(row.shape), row.batch, groups.get(place)) for place, row in enumerate(rows)]
 
-    Rows that took turns have rounds in pairs. A row shares the place of the one before it unless it is slower in so
-    many of these that equals would be so in 5 % of all cases (or in all, where there are fewer than five): what a
+
+def ranks(rows: Sequence[Row], settings: Mapping[str, Any] = types.MappingProxyType({})) -> list[int | None]:
+    """Places by images a second among the `rivals`, from 1; None for a row without a figure. settings: of the bundle.
+
+    Rows that took turns have rounds in pairs. A row shares a place with the fastest of it unless it is slower than that
+    one in so many of these that equals would be so in 5 % of all cases, which fewer than five rounds never show: what a
     second run may turn round is no order.
     """
     found: list[int | None] = [None] * len(rows)
-    groups: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
-    for place, row in enumerate(rows):
+    groups: dict[tuple[Any, ...], list[tuple[int, tuple[float, ...]]]] = {}
+    for place, (row, key) in enumerate(zip(rows, rivals(rows, settings), strict=True)):
         if (own := rates(row.seconds.whole, row.batch)):
-            groups.setdefault(f"{row.model} {row.shape} {row.batch}", []).append((place, own))
+            groups.setdefault(key, []).append((place, own))
     for group in groups.values():
         group.sort(key=lambda one: -statistics.median(one[1]))
+        shared, fastest = 1, group[0][1]
         for number, (place, own) in enumerate(group, start=1):
-            before, theirs = group[max(number - 2, 0)]
-            found[place] = found[before] if number > 1 and not _slower(own, theirs) else number
+            if _slower(own, fastest):
+                shared, fastest = number, own
+            found[place] = shared
     return found
 
 
@@ -106,7 +116,7 @@ def _slower(own: Sequence[float], theirs: Sequence[float]) -> bool:
     rounds = min(len(own), len(theirs))
     wins = sum(a < b for a, b in zip(own[:rounds], theirs[:rounds], strict=True))
     by_chance = sum(math.comb(rounds, k) for k in range(wins, rounds + 1)) / 2 ** rounds
-    return wins == rounds or by_chance <= 0.05
+    return by_chance <= 0.05
 
 
 def _medians(rounds: Sequence[Sequence[float]]) -> tuple[float, ...]:

@@ -145,7 +145,10 @@ def nothing_measured(entries: Sequence[Entry]) -> str | None:
     return next((entry.error for entry in entries if entry.error is not None), "nothing was measured")
 
 
-def settings_of(plan: Plan, entries: Sequence[Entry], busy: list[float]) -> dict[str, Any]:
+def settings_of(plan: Plan, entries: Sequence[Entry], busy: list[float], interrupted: bool = False) -> dict[str, Any]:
     """`Bundle.settings`."""
-    return {"rounds": plan.rounds, "warmup": plan.warmup, "calls": plan.calls, "threads": plan.threads,
-            "seed": plan.seed, "order": told_order(plan, groups_of(plan, entries)), "busy": busy, "train": plan.train}
+    groups = groups_of(plan, entries)
+    return {"rounds": max((len(entry.seconds.whole) for entry in entries), default=0), "asked_rounds": plan.rounds,
+            "interrupted": interrupted, "warmup": plan.warmup, "calls": plan.calls, "threads": plan.threads,
+            "seed": plan.seed, "order": told_order(plan, groups) + ("; interrupted" if interrupted else ""),
+            "groups": [[entry.place for entry in group] for group in groups], "busy": busy, "train": plan.train}

@@ -48,9 +48,9 @@ class Plan:
             raise DbnetError(f"--batch {max(self.batches)}: {there}; take a smaller batch, or more images (--limit)")
 
     def timed(self, paths: Sequence[str], batch: int) -> list[list[str]]:
-        """The batches of a turn: spread over all images, none twice while there are others."""
-        count = min(self.calls, -(-len(paths) // batch))
-        starts = [i * len(paths) // count for i in range(count)]
+        """The `calls` batches of a turn: spread over all images, none twice while there are others."""
+        few = self.calls * batch <= len(paths)
+        starts = [i * len(paths) // self.calls if few else i * batch for i in range(self.calls)]
         return [[paths[(start + k) % len(paths)] for k in range(batch)] for start in starts]
 
 

@@ -66,7 +66,8 @@ class Work:
         if not graph or compiled is None:
             load, compiled = load + (compiled or 0.0), None
         if worker is not None:  # its start is none of the model's
-            load, compiled = (load - started, None) if compiled is None else (load, compiled - started)
+            load, compiled = (max(load - started, 0.0), None) if compiled is None else \
+                (load, max(compiled - started, 0.0))
         return {"load": load, "graph_compile": compiled, "import": imported, "device": self.runner.device,
                 "environment": self.runner.environment(), "notes": list(getattr(self.runner, "notes", ())),
                 **self._told(Path(path))}, {}

@@ -18,11 +18,12 @@ from typing import Any
 from dbnet.errors import DbnetError, short
 from dbnet.extras import require
 from dbnet.silence import silent_stderr
-from evaluation.clusters.restraint import told_by_nobody, uninterrupted, within
+from evaluation.clusters.remains import end_all_with, of_their_own
+from evaluation.clusters.restraint import ended_as_by_interrupt, put_off, told_by_nobody, uninterrupted, within
 from evaluation.graph_files import cores
 
 #: Seconds for a head to answer at all, and then for Ray to have joined its cluster.
-ANSWER_SECONDS, JOIN_SECONDS = 5.0, 30.0
+ANSWER_SECONDS, JOIN_SECONDS = 5.0, 9.0
 #: Seconds for leaving it, which waits for a head that may be gone.
 LEAVE_SECONDS = 10.0
 #: Of the clusters that this process starts: nobody else on the machine may run code in them.
@@ -70,7 +71,7 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with told_by_nobody(), contextlib.ExitStack() as stack:
+    with told_by_nobody(), ended_as_by_interrupt(), contextlib.ExitStack() as stack:
         if address == "local":
             stack.enter_context(_local(ray))
         else:
@@ -92,8 +93,7 @@ def _join(ray: Any, address: str) -> None:
             address=address if found is None else found, log_to_driver=False, logging_level=logging.CRITICAL,
             configure_logging=False))
     if not caught.ended:
-        raise DbnetError(f"--ray {address}: something answers, and no cluster could be joined within "
-                         f"{JOIN_SECONDS:.0f} s; {_HINT}")
+        raise _closed(address, f"{JOIN_SECONDS:.0f} s")
     if caught.error is not None:
         raise _refused(address, caught.error) from caught.error
 
@@ -107,15 +107,23 @@ def _refused(address: str, error: BaseException) -> DbnetError:
     if "ersion mismatch" in text or "ersions" in text:
         return DbnetError(f"--ray {address}: Ray or Python is of another version there: {short(text, 400)}; install "
                           f"the same on all, for other versions give other digits")
-    if "Failed to connect to Ray cluster" in text or "uthenticat" in text:
-        return DbnetError(f"--ray {address}: lets nobody in ({short(text, 120)}); is it a Ray cluster's head, and have "
-                          f"both the same token, RAY_AUTH_TOKEN or ~/.ray/auth_token (ray get-auth-token)?")
+    if "uthenticat" in text:
+        return DbnetError(f"--ray {address}: lets nobody in ({short(text, 120)}); have both the same token, "
+                          f"RAY_AUTH_TOKEN or ~/.ray/auth_token (ray get-auth-token)?")
+    if "Failed to connect to Ray cluster" in text:
+        return _closed(address, short(text, 120))
     if "Could not find any running Ray instance" in text:
         return DbnetError(f"--ray {address}: no cluster runs on this machine; start one (ray start --head), or {_HINT}")
     if "expects this IP address" in text or "node_ip_address" in text or "aylet" in text:
         return DbnetError(f"--ray {address}: this machine is no node of the cluster; make it one (ray start "
                           f"--address={address}), or use ray://HOST:10001 ({short(text, 200)})")
     return DbnetError(f"--ray {address}: cannot be joined ({type(error).__name__}: {short(text)}); {_HINT}")
+
+
+def _closed(address: str, why: str) -> DbnetError:
+    """Ray tries again and again alike, whatever the reason."""
+    return DbnetError(f"--ray {address}: answers, and does not let this machine in ({why}), or is no cluster; {_HINT}; "
+                      f"if it is one, is RAY_AUTH_TOKEN (or ~/.ray/auth_token) the same there?")
 
 
 def _running() -> str | None:
@@ -173,8 +181,9 @@ def _local(ray: Any) -> Iterator[None]:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), before["PYTHONPATH"])))
     folder = tempfile.mkdtemp(prefix="dbnet-", dir=_short_folder())
     try:
-        ray.init(num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,
-                 configure_logging=False, object_store_memory=STORE_BYTES, _temp_dir=folder)
+        with put_off(), of_their_own(folder):  # broken off in the middle, Ray forgets what it has started
+            ray.init(num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,
+                     configure_logging=False, object_store_memory=STORE_BYTES, _temp_dir=folder)
         yield
     except (RuntimeError, ConnectionError, ValueError, OSError) as error:
         if ray.is_initialized():
@@ -182,13 +191,20 @@ def _local(ray: Any) -> Iterator[None]:
         raise DbnetError(f"--ray local: Ray could not start here ({short(error)}); is there memory, and room in "
                          f"{tempfile.gettempdir()}?") from error
     finally:
-        uninterrupted(ray.shutdown)
-        shutil.rmtree(folder, ignore_errors=True)
+        uninterrupted(lambda: _end(ray, folder))
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _end(ray: Any, folder: str) -> None:
+    try:
+        ray.shutdown()
+    finally:
+        end_all_with(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _short_folder() -> str:

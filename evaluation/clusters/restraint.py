@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from types import TracebackType
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
 from typing import Any
 
 
@@ -23,7 +25,11 @@ def within(seconds: float, work: Callable[[], object]) -> Caught:
 
     thread = threading.Thread(target=run, daemon=True, name="ray_within")
     thread.start()
-    thread.join(seconds)
+    end = time.monotonic() + seconds
+    while thread.is_alive() and (left := end - time.monotonic()) > 0:
+        thread.join(min(left, 0.05))
+        for number, handler in _heeded().items():
+            signal.signal(number, handler)  # Ray puts handlers of its own there, in C
     return caught
 
 
@@ -42,16 +48,76 @@ class Caught:
         return True
 
 
+#: What a user, a terminal that closes, and a batch system end a program with.
+ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+
+
 def uninterrupted(close: Callable[[], object]) -> None:
     """A second Ctrl-C must not leave processes behind."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    with _handled(dict.fromkeys(_heeded(), signal.SIG_IGN)), contextlib.redirect_stdout(io.StringIO()):
+        close()  # what it has kept of its news goes nowhere
+
+
+@contextlib.contextmanager
+def put_off() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP wait for the end of what is within, and are handled then as before, though Ray puts
+    handlers of its own in their place: in Python (the end in the middle) and in C (a stack dump, and the end).
+
+    They are blocked in this thread and those that it starts; threads that were there before may still take one.
+    """
+    came: list[int] = []
+    before = _heeded()
+    notes: dict[signal.Signals, Any] = dict.fromkeys(before, lambda number, _frame: came.append(number))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # what it has kept of its news
-            close()
+        with _handled(notes):
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, before)
+            try:
+                try:
+                    yield
+                finally:
+                    for number, note in notes.items():
+                        signal.signal(number, note)
+            except SystemExit:  # Ray's own handler
+                came.append(signal.SIGTERM)
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
+        for each in dict.fromkeys(came):
+            handler = before.get(signal.Signals(each))
+            if callable(handler):
+                handler(each, None)
+            elif handler is not None:
+                os.kill(os.getpid(), each)
+
+
+@contextlib.contextmanager
+def ended_as_by_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt within, where nobody handles them, so that all is taken down."""
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled({number: interrupt for number, handler in _heeded().items() if handler is signal.SIG_DFL}):
+        yield
+
+
+def _heeded() -> dict[signal.Signals, Any]:
+    """Those that end this program, and their handlers; none in other threads than the main one, which cannot set any.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in ENDING}
+    return {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Quiet(io.TextIOBase):
