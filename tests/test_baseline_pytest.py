@@ -114,6 +114,7 @@ def test_an_update_tells_what_changed_and_is_silent_afterwards(run, monkeypatch)
     assert code == FAILED and "first at fused" in printed, "back to before is a change, too"
 
 
+@pytest.mark.long
 def test_the_project_s_own_networks(run, monkeypatch):
     """As without --candidate, but for the number of networks."""
     few = {name: spec for name, spec in baseline_runs.networks().items() if name in ("db_mv3_paddle", "trained")}
@@ -132,6 +133,7 @@ def test_the_project_s_own_networks(run, monkeypatch):
     assert code == FAILED and "this version has no network db_mv3_paddle; where that is meant: the" in printed
 
 
+@pytest.mark.long
 def test_runners(run, monkeypatch):
     code, printed = run("--baseline", "b.trace", *MODEL, *ONNX)
     assert code == PASSED and "1 passed" in printed and "1 runs of other runners than --runner names" in printed
@@ -150,6 +152,7 @@ def test_runners(run, monkeypatch):
     assert code == USAGE and "no runner is installed" in printed
 
 
+@pytest.mark.long
 def test_what_the_file_was_made_with_is_run_without_being_named(run, monkeypatch):
     """And the frameworks that it was not made with are no alarm."""
     code, printed = run("--baseline", "cv.trace", "--update-baseline", *MODEL, "--runner", "opencv", "--runner",
@@ -173,6 +176,7 @@ def test_what_the_file_was_made_with_is_run_without_being_named(run, monkeypatch
     assert code == FAILED and "this version has no runner torch:O9; where that is meant" in printed
 
 
+@pytest.mark.long
 def test_a_baseline_of_an_ir(run):
     ov = pytest.importorskip("openvino")
     converters.convert(run.folder / "m.safetensors", run.folder / "m.onnx")

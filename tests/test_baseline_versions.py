@@ -36,6 +36,7 @@ def run(tmp_path, capfd, monkeypatch):
     return scenes.Pytest(capfd, tmp_path)
 
 
+@pytest.mark.long
 def test_another_instruction_set(run, monkeypatch):
     """oneDNN in PyTorch, held to AVX2 in a process of its own: a change like that of an upgrade, in the first stage."""
     pytest.importorskip("torch")

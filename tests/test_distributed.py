@@ -197,6 +197,7 @@ def in_epoch_two(recipe: Path, **options) -> list[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_signal_to_one_ends_all_with_a_save(recipe, rank):
     processes = in_epoch_two(recipe)
     processes[rank].send_signal(signal.SIGTERM)

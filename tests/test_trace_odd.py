@@ -96,6 +96,7 @@ def test_no_boxes_are_no_difference(folder):
     assert "comparing the scores: a trace keeps neither the boxes nor the map of img_1.png" in said
 
 
+@pytest.mark.long
 def test_the_worst_own_error_is_kept(folder):
     def spoil(i, maps):
         if i == 0:
@@ -106,6 +107,7 @@ def test_the_worst_own_error_is_kept(folder):
     assert {"c3", "p3"} <= set(data["own_errors"])
 
 
+@pytest.mark.long
 def test_images_that_are_in_one_of_two_only(folder, tmp_path):
     cv2.imwrite(str(tmp_path / "strange.png"), draw(90, 160, 224)[0])
     said = compared(folder / "full.trace", EMBEDDED, *SMALL, "--images", tmp_path / "strange.png").stdout

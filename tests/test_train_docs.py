@@ -33,6 +33,7 @@ def pattern_of(printed: str) -> str:
                      for line in printed.splitlines())
 
 
+@pytest.mark.long
 def test_the_session_is_real(tmp_path):
     pytest.importorskip("torch")
     write_set(tmp_path / "data")
