@@ -21,7 +21,8 @@ ROOT = data.ROOT
 # Read by OpenMP when the first framework is imported; more threads than cores make the runs slower and less alike.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
-# A shell's background jobs ignore Ctrl-C, nohup's the end of the terminal, and so would every process that a test starts and interrupts.
+# A shell's background jobs ignore Ctrl-C, nohup's the end of the terminal, and so would every process that a test
+# starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
