@@ -22,11 +22,8 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
-import numpy as np
-
+from benchmarks.throughput import drawn_samples
 from dbnet.datasets import icdar2015
-from dbnet.datasets.drawn import draw
 from dbnet.sample import Sample
 from evaluation.clusters import connecting
 from evaluation.clusters.connecting import OnRay, connected
@@ -35,17 +32,7 @@ from evaluation.evaluate import Evaluation, evaluate
 from evaluation.runners import Runner, cores, open_runner
 
 MODEL = Path(__file__).resolve().parents[1] / "dbnet/embedded/dbnet_mobilenetv3.safetensors"
-DRAWN, HEIGHT, WIDTH = 48, 720, 1280
-
-
-def drawn_samples(folder: Path) -> list[Sample]:
-    """Images of the size of ICDAR 2015's."""
-    samples = []
-    for i in range(DRAWN):
-        image, polygons = draw(i, HEIGHT, WIDTH, words=8)
-        cv2.imwrite(str(folder / f"img_{i}.jpg"), image)
-        samples.append(Sample(folder / f"img_{i}.jpg", polygons, np.zeros(len(polygons), bool), [""] * len(polygons)))
-    return samples
+DRAWN = 48
 
 
 def on_one_core(runner: Runner, samples: list[Sample]) -> Callable[[], Evaluation]:
@@ -112,7 +99,7 @@ def main() -> None:
     if cores() < 2:
         sys.exit("needs two cores")
     with tempfile.TemporaryDirectory() as name:
-        samples = (icdar2015.load(args.root) if args.root else drawn_samples(Path(name)))[:args.limit]
+        samples = (icdar2015.load(args.root) if args.root else drawn_samples(Path(name), DRAWN))[:args.limit]
         with contenders(args.model, samples, args.runner) as runs:
             rates = measure(runs, len(samples), args.rounds)
     print(f"{len(samples)} images, {args.model.name} in {args.runner}, {cores()} cores, {args.rounds} rounds in turns, "

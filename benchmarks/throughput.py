@@ -35,10 +35,10 @@ from evaluation.runners import cores, open_runner
 DRAWN, HEIGHT, WIDTH, SPEC, SEED = 24, 720, 1280, "db_mv3_paddle", 8
 
 
-def drawn_samples(folder: Path) -> list[Sample]:
+def drawn_samples(folder: Path, count: int = DRAWN) -> list[Sample]:
     """Images of the size of ICDAR 2015's."""
     samples = []
-    for i in range(DRAWN):
+    for i in range(count):
         image, polygons = draw(i, HEIGHT, WIDTH, words=8)
         cv2.imwrite(str(folder / f"img_{i}.jpg"), image)
         samples.append(Sample(folder / f"img_{i}.jpg", polygons, np.zeros(len(polygons), bool), [""] * len(polygons)))

@@ -1,12 +1,47 @@
-"""Keeps ^C Python's own while a native library works that takes it for itself."""
+"""How a program is ended from outside: ^C, kill, a terminal that closes; and a library that takes ^C for itself."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
+from typing import Any
+
+#: What a user, a batch system and a terminal that closes end a program with.
+ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+
+
+def heeded() -> dict[signal.Signals, Any]:
+    """Those of `ENDING` that end this program, and their handlers; none in other threads than the main one, which
+    cannot set any.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in ENDING}
+    return {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+
+
+@contextlib.contextmanager
+def handled(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """These handlers within; those from before afterwards. Only in the main thread, unless there are none."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ended_as_by_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt within, where nobody handles them: nothing unfinished then stays."""
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with handled({number: interrupt for number, handler in heeded().items() if handler is signal.SIG_DFL}):
+        yield
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from dbnet.portable import copy_modules
 from dbnet.record import Record
 from dbnet.running import check_images, check_stages, require_training_branch
 from dbnet.spec import STAGES, ModelSpec
-from evaluation.elsewhere_end import how_it_ended, package_of, why_it_did_not_start
+from evaluation.elsewhere_end import how_it_ended, package_of, status_within, why_it_did_not_start
 from evaluation.elsewhere_wire import PROTOCOL, Wire, WireError
 
 #: Seconds for an interpreter to start, and then for the framework to be imported, which a cold disk makes long.
@@ -114,7 +114,7 @@ class Worker:
             raise DbnetError(f"{self.python}: did not come to import {self.framework} in time; does it start by "
                              f"hand? {self.python} -c 'import {module_of(self.framework)}'") from None
         except (EOFError, WireError) as error:
-            raise DbnetError(why_it_did_not_start(self.python, self.framework, self._status(),
+            raise DbnetError(why_it_did_not_start(self.python, self.framework, status_within(PATIENCE, self._process),
                                                   self._last_words(), short(error))) from error
         if "error" in ready:
             raise DbnetError(f"{self.python}: {short(ready['error'])}; install it again there: {self.python} -m pip "
@@ -140,7 +140,7 @@ class Worker:
                 self._wire.send({"do": do, "forget": forgotten, **header}, arrays)
                 answer, found = self._wire.receive()
             except (EOFError, BrokenPipeError, WireError) as error:
-                ended = how_it_ended(self.framework, self.python, self._status(), self._last_words(), short(error))
+                ended = how_it_ended(self.framework, self.python, status_within(PATIENCE, self._process), self._last_words(), short(error))
                 self._stop(f"not run: {ended} before; start again, without what it was running then")
                 raise DbnetError(ended) from error
             except BaseException:  # an interrupt: what comes next on the pipes belongs to nobody
@@ -153,13 +153,6 @@ class Worker:
     def _stop(self, why: str) -> None:
         self._over = why
         self.close()
-
-    def _status(self) -> int | None:
-        """The exit status as subprocess has it; None if it lives on, or does not come to its end."""
-        try:
-            return self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            return None
 
     def _last_words(self) -> list[str]:
         self._listener.join(1)  # with what the process left in the pipe

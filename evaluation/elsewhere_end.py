@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from dbnet.errors import short
 _OLD, _LACKS = "dbnet: old ", "dbnet: lacks "
 #: Module -> the distribution that has it, where its name is another.
 _PACKAGES = {"cv2": "opencv-python-headless"}
+
+
+def status_within(seconds: float, process: subprocess.Popen[bytes]) -> int | None:
+    """The exit status as subprocess has it; None if the process lives on, or does not come to its end."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def package_of(module: str) -> str:

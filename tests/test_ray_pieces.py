@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from dbnet.errors import DbnetError
 from dbnet.runner_names import RunnerName
+from dbnet.signals import ended_as_by_interrupt
 from evaluation.clusters import connecting, process
 from evaluation.clusters.connecting import AddressError, check_address, connected
 from evaluation.clusters.pieces import ALONE, MOST, WHOLE, Failed, Pieces
 from evaluation.clusters.places import Place, check_room, place_for, room
-from evaluation.clusters.restraint import ended_as_by_interrupt, put_off, told_by_nobody
+from evaluation.clusters.restraint import put_off, told_by_nobody
 from evaluation.clusters.versions import check_same, distributions_of
 from parity.data import ROOT
 from tests.running import command

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from dbnet.cli.evaluate_options import OWN_PROTOCOL
 from dbnet.cli.options import write_json
 from dbnet.errors import DbnetError
 from dbnet.sample import Sample
+from dbnet.signals import ended_as_by_interrupt
 from dbnet.version import VERSION
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(request: Request) -> None:
     given, plan = request.given, _plan(request)
     started, begin, load = datetime.now(UTC), time.monotonic(), busy()
     here = machine(given["label"])
-    with _ending_kindly(), tempfile.TemporaryDirectory(prefix="dbnet-bench-") as name:
+    with ended_as_by_interrupt(), tempfile.TemporaryDirectory(prefix="dbnet-bench-") as name:
         if given["root"] is None and not given["images"]:  # before they are drawn
             plan.check(given["limit"] or SCENES)
         data = _data(given, Path(name))
@@ -121,23 +121,6 @@ def _data(given: Mapping[str, Any], folder: Path) -> BenchData:
         raise DbnetError(f"{found.refused[0][0]}: {found.refused[0][1]}")
     samples = [Sample(Path(file), [], np.zeros(0, bool), []) for file in found.files[:limit]]
     return of_samples("images", samples, (), shard)
-
-
-@contextlib.contextmanager
-def _ending_kindly() -> Iterator[None]:
-    """A closed terminal and `kill` end as ^C does: what is complete is written, and no file is left behind."""
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-    before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread
-        before = {number: signal.signal(number, stop) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

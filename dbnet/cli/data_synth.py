@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbnet.cli.options import PathArgument, json_option, write_json
+from dbnet.signals import ended_as_by_interrupt
 
 if TYPE_CHECKING:
     from dbnet.datasets.synth_fonts import Face
@@ -73,7 +72,7 @@ def synth(out: Path | None, count: int, seed: int, size: tuple[int, int], fonts:
         faces = limited(faces, scripts)
     photographs = None if backgrounds is None else _photographs(backgrounds)
     plan = Plan(count, seed, size, tuple(faces), photographs)
-    with _ended_by_signal(), progress(json_path == "-") as advance:
+    with ended_as_by_interrupt(), progress(json_path == "-") as advance:
         manifest = draw_set(out, plan, workers, advance, force)
     if json_path is not None:
         write_json(json_path, {"out": str(out), **manifest})
@@ -114,19 +113,6 @@ def _photographs(folder: Path) -> Found:
         more = f" (and {len(found.left_out) - 1} more)" if len(found.left_out) > 1 else ""
         click.echo(f"note: left out as a background: {name} {fault}{more}", err=True)
     return found
-
-
-@contextlib.contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does, so that nothing unfinished is left."""
-    def end(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(manifest: dict[str, Any], out: Path) -> None:

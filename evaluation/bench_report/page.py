@@ -13,7 +13,7 @@ from evaluation.bench_report.columns import MAIN, TIMES, Column, measured, used
 from evaluation.bench_report.plots import LEFT, STEP, WIDTH, plots
 from evaluation.bench_report.report import CHANGE_TITLES, Report, change_cells, summary
 from evaluation.bench_report.table import Line
-from evaluation.comparison_report.words import cleaned
+from evaluation.comparison_report.page import templates
 
 #: In the first bytes of the file, so that nothing but a report of ours is ever replaced by one.
 MARK = '<meta name="generator" content="dbnet-parity report">'
@@ -52,13 +52,4 @@ def _table(columns: Sequence[Column], lines: Sequence[Line]) -> dict[str, Any]:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("evaluation.bench_report", "template"),
-                                    jinja2.PackageLoader("evaluation.comparison_report", "template")]),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_finalized)
-    return environment.get_template("report.html")
-
-
-def _finalized(value: Any) -> Any:
-    """All that the template writes passes here before it is escaped."""
-    return cleaned(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return templates("evaluation.bench_report").get_template("report.html")

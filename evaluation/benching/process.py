@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dbnet.errors import DbnetError, short
-from evaluation.elsewhere_end import how_it_ended
+from evaluation.elsewhere_end import how_it_ended, status_within
 from evaluation.elsewhere_wire import Wire, WireError
 
 #: Seconds that a process has for its own end.
@@ -56,7 +56,7 @@ class BenchProcess:
             self._wire.send({"do": do, **header})
             answer, arrays = self._wire.receive()
         except (EOFError, BrokenPipeError, WireError) as error:
-            ended = how_it_ended(self.name, Path(sys.executable), self._status(), self._last_words(), short(error))
+            ended = how_it_ended(self.name, Path(sys.executable), status_within(PATIENCE, self._process), self._last_words(), short(error))
             self.close()
             raise DbnetError(ended) from error
         self.peak = answer["peak"] or self.peak
@@ -75,13 +75,6 @@ class BenchProcess:
             self._process.kill()
             self._process.wait()
         self._output.close()
-
-    def _status(self) -> int | None:
-        """The exit status; None if it lives on."""
-        try:
-            return self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            return None
 
     def _last_words(self) -> list[str]:
         size = self._output.seek(0, os.SEEK_END)

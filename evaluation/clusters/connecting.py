@@ -17,9 +17,10 @@ from typing import Any
 
 from dbnet.errors import DbnetError, short
 from dbnet.extras import require
+from dbnet.signals import ended_as_by_interrupt
 from dbnet.silence import silent_stderr
 from evaluation.clusters.remains import end_all_with, of_their_own
-from evaluation.clusters.restraint import ended_as_by_interrupt, put_off, told_by_nobody, uninterrupted, within
+from evaluation.clusters.restraint import put_off, told_by_nobody, uninterrupted, within
 from evaluation.graph_files import cores
 
 #: Seconds for a head to answer at all, and then for Ray to have joined its cluster.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from evaluation.clusters.restraint import ENDING
+from dbnet.signals import ENDING
 
 #: What every process of a cluster of ours has in its environment, and whoever that starts: the cluster's folder.
 _MARK = "DBNET_RAY_FOLDER"

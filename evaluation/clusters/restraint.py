@@ -10,9 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
+
+from dbnet.signals import handled, heeded
 
 
 def within(seconds: float, work: Callable[[], object]) -> Caught:
@@ -28,7 +30,7 @@ def within(seconds: float, work: Callable[[], object]) -> Caught:
     end = time.monotonic() + seconds
     while thread.is_alive() and (left := end - time.monotonic()) > 0:
         thread.join(min(left, 0.05))
-        for number, handler in _heeded().items():
+        for number, handler in heeded().items():
             signal.signal(number, handler)  # Ray puts handlers of its own there, in C
     return caught
 
@@ -48,13 +50,9 @@ class Caught:
         return True
 
 
-#: What a user, a terminal that closes, and a batch system end a program with.
-ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
-
-
 def uninterrupted(close: Callable[[], object]) -> None:
     """A second Ctrl-C must not leave processes behind."""
-    with _handled(dict.fromkeys(_heeded(), signal.SIG_IGN)), contextlib.redirect_stdout(io.StringIO()):
+    with handled(dict.fromkeys(heeded(), signal.SIG_IGN)), contextlib.redirect_stdout(io.StringIO()):
         close()  # what it has kept of its news goes nowhere
 
 
@@ -66,10 +64,10 @@ def put_off() -> Iterator[None]:
     They are blocked in this thread and those that it starts; threads that were there before may still take one.
     """
     came: list[int] = []
-    before = _heeded()
+    before = heeded()
     notes: dict[signal.Signals, Any] = dict.fromkeys(before, lambda number, _frame: came.append(number))
     try:
-        with _handled(notes):
+        with handled(notes):
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, before)
             try:
                 try:
@@ -89,35 +87,6 @@ def put_off() -> Iterator[None]:
                 handler(each, None)
             elif handler is not None:
                 os.kill(os.getpid(), each)
-
-
-@contextlib.contextmanager
-def ended_as_by_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt within, where nobody handles them, so that all is taken down."""
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled({number: interrupt for number, handler in _heeded().items() if handler is signal.SIG_DFL}):
-        yield
-
-
-def _heeded() -> dict[signal.Signals, Any]:
-    """Those that end this program, and their handlers; none in other threads than the main one, which cannot set any.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    found = {number: signal.getsignal(number) for number in ENDING}
-    return {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
-
-
-@contextlib.contextmanager
-def _handled(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Quiet(io.TextIOBase):

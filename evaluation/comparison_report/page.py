@@ -16,6 +16,8 @@ from evaluation.comparison_report.stages import COLUMNS, stage_views
 from evaluation.comparison_report.verdict import names, verdict
 from evaluation.comparison_report.words import cleaned, lines, one_line, part
 
+#: In the first bytes of a page: who made it.
+MARK = '<meta name="generator" content="dbnet-parity">'
 #: Of all pictures of a page together, in bytes as files; base64 makes a third more of them. Keeps a page below 5 MB.
 PICTURE_BYTES = 3_200_000
 #: Images in numbers, or failures, that stand open; a longer list is folded. Boxes that do.
@@ -28,7 +30,7 @@ def html(data: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> str:
     stages, scale = stage_views(data)
     title = f"{verdict(data).title}: {' and '.join(names(data))}"
     shown = {
-        "title": title, "names": names(data), "verdict": verdict(data),
+        "mark": Markup(MARK), "title": title, "names": names(data), "verdict": verdict(data),
         "unfinished": one_line(data["unfinished"]) if data.get("unfinished") else "",
         "stages": stages, "ticks": scale.ticks, "decades": scale.decades, "columns": COLUMNS,
         "causes": sections.causes(data), "heat": [picture for picture in kept if picture.image is None],
@@ -56,11 +58,17 @@ def _within(pictures: Sequence[Picture], most: int) -> list[Picture]:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evaluation.comparison_report", "template"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_finalized)
+    environment = templates()
     environment.filters["data_uri"] = _data_uri
     return environment.get_template("page.html")
+
+
+def templates(*packages: str) -> jinja2.Environment:
+    """Those of `packages`, and what all pages share, which lies here."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package, "template")
+                                  for package in (*packages, "evaluation.comparison_report")])
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=jinja2.StrictUndefined, finalize=_finalized)
 
 
 def _finalized(value: Any) -> Any:
