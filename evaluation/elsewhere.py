@@ -140,7 +140,8 @@ class Worker:
                 self._wire.send({"do": do, "forget": forgotten, **header}, arrays)
                 answer, found = self._wire.receive()
             except (EOFError, BrokenPipeError, WireError) as error:
-                ended = how_it_ended(self.framework, self.python, status_within(PATIENCE, self._process), self._last_words(), short(error))
+                ended = how_it_ended(self.framework, self.python, status_within(PATIENCE, self._process),
+                                     self._last_words(), short(error))
                 self._stop(f"not run: {ended} before; start again, without what it was running then")
                 raise DbnetError(ended) from error
             except BaseException:  # an interrupt: what comes next on the pipes belongs to nobody

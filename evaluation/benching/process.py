@@ -56,7 +56,8 @@ class BenchProcess:
             self._wire.send({"do": do, **header})
             answer, arrays = self._wire.receive()
         except (EOFError, BrokenPipeError, WireError) as error:
-            ended = how_it_ended(self.name, Path(sys.executable), status_within(PATIENCE, self._process), self._last_words(), short(error))
+            ended = how_it_ended(self.name, Path(sys.executable), status_within(PATIENCE, self._process),
+                                 self._last_words(), short(error))
             self.close()
             raise DbnetError(ended) from error
         self.peak = answer["peak"] or self.peak
