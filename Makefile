@@ -23,10 +23,10 @@ demo: $(VENV)/.complete  ## convert an embedded checkpoint through every format,
 	$(VENV)/bin/dbnet demo
 
 test: $(VENV)/.complete  ## the tools and the proofs, without the long cases; WORKERS=2 at a time
-	$(RUN) pytest tests parity $(PARITY) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(RUN) pytest tests parity $(PARITY) -n $(WORKERS) --dist loadfile --max-worker-restart 3 $(PYTEST_ARGS)
 
 test-full: $(VENV)/.complete  ## everything, the long cases too (all 200 images)
-	$(RUN) pytest tests parity $(PARITY) -m "" --timeout 7200 $(PYTEST_ARGS)
+	$(RUN) pytest tests parity $(PARITY) -m "" -o faulthandler_timeout=7200 $(PYTEST_ARGS)
 
 test-versions: .venv-mindspore-$(MINDSPORE_OLD)/.complete  ## the proofs on the oldest MindSpore that has a wheel
 	$(<D)/bin/python -m pytest parity $(PARITY) $(PYTEST_ARGS)

@@ -184,6 +184,10 @@ def test_mindspore_half_is_mindocr_bit_for_bit(spec, available, exact):
     """Without ONEDNN_MAX_CPU_ISA, as the oracle was made. 2.9 and 2.10 agree bit for bit."""
     available("mindspore")
     from importlib import metadata
+
+    from ms_models.compat import has_avx512
+    if not has_avx512():
+        pytest.skip("the oracle was made on a processor with AVX-512; oneDNN computes other bits on this one")
     if metadata.version("mindspore").rsplit(".", 1)[0] not in ("2.9", "2.10"):
         pytest.skip("the oracle was made with MindSpore 2.10; 2.8 and older differ from it in the last bits")
     oracle = np.load(need(f"oracle/mindocr_seed0_96x160/{spec}.npz"))

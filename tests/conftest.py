@@ -5,9 +5,11 @@ Where the data folder is, and what its absence means, is said in `parity.data`.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,36 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+#: Run by test_ray.py, in processes of their own.
+collect_ignore = [] if "DBNET_TEST_APART" in os.environ else ["test_ray_cases.py", "test_ray_ends_cases.py"]
+#: Seconds for a process to end once its tests have: one with frameworks' threads may wait for them for ever.
+_END_SECONDS = 120
+
+
+class _Told:
+    """Tells at once what failed: should the run be ended before its end, nothing else would."""
+
+    def __init__(self, config: pytest.Config):
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"FAILED {report.nodeid} ({report.when}): {report.longreprtext.strip()[-200:]!r}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(_Told(config))
+
+
+def pytest_unconfigure() -> None:
+    """Watched without Python, since what hangs may hold its lock."""
+    if "PYTEST_XDIST_WORKER" in os.environ and sys.__stderr__ is not None:
+        faulthandler.dump_traceback_later(_END_SECONDS, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,7 @@ CLAIMS: dict[tuple[str, str, str], tuple[str, ...] | Reason] = {
     ("docs/recipes.md", "python", ""): ("test_recipe_docs.py::test_the_python_example_runs",),
     ("docs/report.md", "console", ""): ("test_report_docs.py::test_the_session_of_the_page",),
     ("docs/scale.md", "console", "$ dbnet evaluate model.pth"): ("test_shards_docs.py::test_the_commands_of_the_page",),
-    ("docs/scale.md", "console", "$ ray start"): ("test_ray.py::test_the_commands_of_the_page",),
+    ("docs/scale.md", "console", "$ ray start"): ("test_ray_cases.py::test_the_commands_of_the_page",),
     ("docs/scale.md", "bash", "for i in"): ("test_shards_docs.py::test_the_shell_of_the_page",),
     ("docs/start_db.md", "console", ""): (f"{START}test_a_db_pth",),
     ("docs/start_mindocr.md", "console", ""): (f"{START}test_a_mindocr_ckpt",),

@@ -25,7 +25,7 @@ from evaluation.graph_files import cores
 
 #: Seconds for a head to answer at all, and then for Ray to have joined its cluster.
 ANSWER_SECONDS, JOIN_SECONDS = 5.0, 9.0
-#: Seconds for leaving it, which waits for a head that may be gone.
+#: Seconds for leaving or ending it, which waits for a head that may be gone.
 LEAVE_SECONDS = 10.0
 #: Of the clusters that this process starts: nobody else on the machine may run code in them.
 _TOKEN = secrets.token_hex(32)
@@ -202,7 +202,7 @@ def _local(ray: Any) -> Iterator[None]:
 
 def _end(ray: Any, folder: str) -> None:
     try:
-        ray.shutdown()
+        within(LEAVE_SECONDS, ray.shutdown)
     finally:
         end_all_with(folder)
         shutil.rmtree(folder, ignore_errors=True)
