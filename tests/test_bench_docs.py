@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import pytest
 
 import converters
+from dbnet.spec import SPECS
 from evaluation.benching.bundle import read_bundle
+from evaluation.benching.figures import figures
 from tests import detecting
 from tests.doc_pages import ROOT, blocks, run, session, text_of
+from tests.running import command, dbnet
 
 PAGE = "docs/bench.md"
 [CONSOLE] = blocks(PAGE, "console")
@@ -67,3 +71,27 @@ def test_the_page_says_what_holds():
     text = " ".join(text_of(PAGE).split())
     assert f"`--together {defaults['together']}`" in text and f"the first {MOST_MAPS} maps" in text
     assert "{} x {} pixels".format(*SIZE) in text and "{}x{} as in the recipes".format(*CROP) in text
+
+
+def test_the_report_of_every_network(tmp_path):
+    """The page's numbers are the report's, and the report is its bundle's."""
+    dbnet("report", "check", "benchmarks/reports/all_networks.json")
+    with contextlib.chdir(ROOT / "benchmarks/reports"):
+        assert command("report", "merge", "all_networks.json", "-o", tmp_path / "made.md").returncode == 0
+    assert (tmp_path / "made.md").read_text() == text_of("benchmarks/reports/all_networks.md")
+    bundle = read_bundle(ROOT / "benchmarks/reports/all_networks.json")
+    assert {model.file for model in bundle.models} == {f"{name}.safetensors" for name in SPECS}
+    there = [row for row in bundle.rows if not row.error]
+    compared = [row.parity for row in there if row.parity is not None]
+    assert len(compared) == len(there) - len(SPECS) and {each.verdict for each in compared} == {"within tolerance"}
+    groups: dict[str, dict[str, float]] = {}
+    for row in there:
+        rate = figures(row).images_per_second
+        assert rate is not None
+        groups.setdefault(bundle.model(row).file, {})[row.runner] = rate
+    times = [group["onnxruntime"] / group["mindspore"] for group in groups.values()]
+    assert all(min(group, key=group.__getitem__) == "mindspore" for group in groups.values())
+    text = " ".join(text_of(PAGE).split())
+    assert f"all {len(SPECS)} networks" in text and f"{len(there)} of {len(bundle.rows)} rows are there" in text
+    assert f"within {max(each.max_abs for each in compared):.1e} of torch's".replace("e-0", "e-") in text
+    assert f"at {min(times):.0f} to {max(times):.0f} times ONNX Runtime's time" in text
