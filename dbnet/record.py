@@ -12,11 +12,13 @@ from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from dbnet.errors import DbnetError, short, shown
-from dbnet.spec import BoxRule, ModelSpec, PixelFormat, get_spec, with_semantics
+from dbnet.spec import ALL_CANDIDATES, BoxRule, ModelSpec, PixelFormat, get_spec, with_semantics
 
 #: The key under which each carrier holds the record.
 RECORD_KEY = "dbnet"
 RECORD_VERSION = 1
+#: Of a number in a file, but for `max_candidates`: sides of images, which take memory, and thresholds.
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def read_fields(kind: type, data: Any) -> Any:
     needed = {field.name for field in fields(kind) if field.default is MISSING}  # the others came with later versions
     if not needed <= set(data) <= set(hints):
         raise ValueError(f"{kind.__name__} has {sorted(hints)}, the file {sorted(data)}")
-    return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+    return kind(**{name: _value(hints[name], value, ALL_CANDIDATES if name == "max_candidates" else LARGEST)
+                   for name, value in data.items()})
 
 
 @cache
@@ -90,7 +93,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _value(hint: Any, value: Any) -> Any:
+def _value(hint: Any, value: Any, largest: float) -> Any:
     choices = get_args(hint)
     if hint is bool:
         return bool(_typed(value, bool))
@@ -98,13 +101,13 @@ def _value(hint: Any, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{shown(value)} is not a number")
         number = hint(value)
-        if number != value or not abs(number) <= 1e6:
+        if number != value or not abs(number) <= largest:
             raise ValueError(f"{shown(value)} is out of range")
         return number
     if choices and isinstance(choices[0], type):  # a tuple of numbers
         if not isinstance(value, list) or len(value) != len(choices):
             raise TypeError(f"{shown(value)} is not a list of {len(choices)} numbers")
-        return tuple(_value(kind, item) for kind, item in zip(choices, value, strict=True))
+        return tuple(_value(kind, item, largest) for kind, item in zip(choices, value, strict=True))
     if value not in choices:
         raise ValueError(f"{shown(value)} is not one of {choices}")
     return value

@@ -65,18 +65,14 @@ def make_targets(
     ratios = shrink_ratio, shrink_ratio if border_shrink_ratio is None else border_shrink_ratio
     factors = [1 - ratio**2 for ratio in ratios]
     bands = []
-    for polygon, is_ignored in zip(polygons, flags.tolist(), strict=True):
-        points = np.asarray(polygon)
-        corners: _Points = points.tolist()
-        xs, ys = zip(*corners, strict=True) if corners else ((math.nan,),) * 2
-        if not math.isfinite(sum(xs) + sum(ys)):
-            continue
-        left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-        near = left > -FARTHEST and right < FARTHEST and top > -FARTHEST and bottom < FARTHEST
-        area, perimeter, shrunken = 0.0, 0.0, None
-        if near and not is_ignored and right - left >= min_text_size and bottom - top >= min_text_size:
+    for points, near, cared_for in _looked_at(polygons, flags, min_text_size):
+        shrunken = None
+        if cared_for:
+            corners: _Points = points.tolist()
             area, perimeter = _measures(corners)
-            shrunken = _offset(corners, -factors[0] * area / perimeter) if perimeter else None
+            if perimeter:
+                offset = _offset_of(corners)
+                shrunken = _offset(offset, -factors[0] * area / perimeter)
         if shrunken is None:
             # Corners cut to whole pixels, as the projects do.
             points = points if near else np.clip(points, -FARTHEST, FARTHEST)
@@ -84,7 +80,7 @@ def make_targets(
             continue
         cv2.fillPoly(binary_map, [shrunken], 1)
         reach = factors[1] * area / perimeter
-        grown = _offset(corners, reach)
+        grown = _offset(offset, reach)
         if grown is not None:
             cv2.fillPoly(thresh_mask, [grown], 1)
             bands.append(_Band(corners, reach, cv2.boundingRect(grown)))
@@ -92,6 +88,27 @@ def make_targets(
     if bands:
         _draw_bands(bands, thresh_min, thresh_max, thresh_map)
     return Targets(binary_map, mask, thresh_map, thresh_mask)
+
+
+def _looked_at(polygons: Sequence[np.ndarray], flags: np.ndarray, least: float
+               ) -> Iterator[tuple[np.ndarray, bool, bool]]:
+    """Those whose points are numbers: the points, whether all are within reach of OpenCV, and whether it is a text that
+    is large enough and not ignored. All texts at once: most are ignored, and calls are what they cost."""
+    found = [(points, flag) for polygon, flag in zip(polygons, flags.tolist(), strict=True)
+             if len(points := np.asarray(polygon))]
+    if not found:
+        return
+    starts = [0, *itertools.accumulate(len(points) for points, _ in found[:-1])]
+    corners = np.concatenate([points for points, _ in found], dtype=np.float64)
+    low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers = np.isfinite(np.add.reduceat(corners, starts).sum(axis=1))
+        large = (high - low >= least).all(axis=1)
+    near = (low > -FARTHEST).all(axis=1) & (high < FARTHEST).all(axis=1)
+    for (points, flag), is_number, is_near, is_large in zip(found, numbers.tolist(), near.tolist(), large.tolist(),
+                                                            strict=True):
+        if is_number:
+            yield points, is_near, is_near and is_large and not flag
 
 
 def _empty_maps(height: int, width: int, mask_type: type) -> Sequence[np.ndarray]:
@@ -113,11 +130,15 @@ def _measures(corners: _Points) -> tuple[float, float]:
     return abs(doubled / 2), perimeter
 
 
-def _offset(corners: _Points, distance: float) -> np.ndarray | None:
+def _offset_of(corners: _Points) -> pyclipper.PyclipperOffset:
+    offset = pyclipper.PyclipperOffset()
+    offset.AddPath(corners, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+    return offset
+
+
+def _offset(offset: pyclipper.PyclipperOffset, distance: float) -> np.ndarray | None:
     """The first part of what `dbnet.geometry.offset` returns, (P, 2) int32; None if nothing is left."""
-    clipper = pyclipper.PyclipperOffset()
-    clipper.AddPath(corners, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
-    parts = clipper.Execute(distance)
+    parts = offset.Execute(distance)
     if not parts:
         return None
     return np.fromiter(itertools.chain.from_iterable(parts[0]), np.int32, 2 * len(parts[0])).reshape(-1, 2)

@@ -17,6 +17,7 @@ from converters.formats import codec, read_file
 from converters.load import LoadedModel, SourceOptions
 from converters.weights import digest, same_bits
 from dbnet.errors import DbnetError
+from dbnet.postprocess import RULES, default_boxes
 from dbnet.record import Record
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
@@ -220,6 +221,21 @@ def test_a_record_with_a_wrong_value_is_one_line(change):
     data = json.loads(Record(SPECS[SMALL], "paddle").to_json())
     data[change[0]] = change[1]
     with pytest.raises(DbnetError, match="record"):
+        Record.from_json(json.dumps(data), "x.pth")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_record_has_any_rules_defaults(rule):
+    """OpenCV's looks at all contours, however many."""
+    record = Record(replace(SPECS[SMALL], boxes=default_boxes(rule)), "paddle")
+    assert Record.from_json(record.to_json(), "x.pth") == record
+
+
+@pytest.mark.parametrize(("group", "name"), [("pixels", "size"), ("boxes", "unclip_ratio")])
+def test_no_other_number_is_that_large(group, name):
+    data = json.loads(Record(SPECS[SMALL], "paddle").to_json())
+    data[group][name] = [2 ** 31 - 1] * 2 if name == "size" else 2 ** 31 - 1
+    with pytest.raises(DbnetError, match="2147483647 is out of range"):
         Record.from_json(json.dumps(data), "x.pth")
 
 
