@@ -62,10 +62,17 @@ def kept_signals() -> Iterator[None]:
     interrupt, end = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     taken = end is signal.SIG_DFL and callable(interrupt)
 
-    def as_interrupt(_number: int, frame: FrameType | None) -> None:
-        if callable(interrupt):
-            interrupt(signal.SIGINT, frame)
+    raised: list[BaseException] = []
 
+    def as_interrupt(_number: int, frame: FrameType | None) -> None:
+        try:
+            interrupt(signal.SIGINT, frame)  # type: ignore[misc,operator]
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    if callable(interrupt):
+        signal.signal(signal.SIGINT, as_interrupt)
     if taken:
         signal.signal(signal.SIGTERM, as_interrupt)
     try:
@@ -75,3 +82,5 @@ def kept_signals() -> Iterator[None]:
             signal.signal(signal.SIGINT, interrupt)
         if taken:
             signal.signal(signal.SIGTERM, end)
+    if raised:  # in the library's own Python, which has kept it to itself
+        raise raised[0]

@@ -103,6 +103,27 @@ def test_what_a_library_sets_is_undone(handlers, end):
     assert signal.getsignal(signal.SIGINT) is mine and signal.getsignal(signal.SIGTERM) is end
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_library_keeps_to_itself_is_raised_after_it(handlers, number):
+    """MindSpore's parser catches everything in places."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    kept = []
+
+    def library():
+        with kept_signals():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(10)
+            except KeyboardInterrupt as error:
+                kept.append(error)
+
+    with pytest.raises(KeyboardInterrupt):
+        library()
+    assert len(kept) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_whoever_ignores_interrupts_goes_on_doing_so(handlers):
     """A shell's background job: a SIGTERM still ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
