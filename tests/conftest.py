@@ -5,6 +5,7 @@ Where the data folder is, and what its absence means, is said in `parity.data`.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -17,6 +18,9 @@ import pytest
 from hypothesis import settings
 
 from parity import data
+
+with contextlib.suppress(ImportError):  # without pytest-xdist one process runs all
+    from tests.schedule import pytest_xdist_make_scheduler  # noqa: F401
 
 ROOT = data.ROOT
 

@@ -219,26 +219,54 @@ def test_the_line_that_says_most(words, told):
     assert how_it_ended("torch", THIS, 1, words, "").endswith(f"it said: {told})")
 
 
-def test_an_interrupt(model, monkeypatch, interrupts_arrive):
+#: What is interrupted, in a process of its own: nothing that other tests have left there can lose the signal.
+INTERRUPTED = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+from dbnet.errors import DbnetError
+from dbnet.seeded import seeded_images
+from evaluation import elsewhere
+from evaluation.runners import open_runner
+from tests.elsewhere import THIS, is_gone
+
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+elsewhere.PATIENCE = 0.2
+runner = open_runner(Path(sys.argv[1]), f"onnxruntime@{THIS}", pixels=sys.argv[2])
+pid = runner.ort.worker.pid
+os.kill(pid, signal.SIGSTOP)
+print(pid, flush=True)
+try:
+    runner.run(seeded_images(1, 64, 64))
+except KeyboardInterrupt:
+    print("interrupted", is_gone(pid))
+try:
+    runner.run(seeded_images(1, 64, 64))
+except DbnetError as error:
+    print(error)
+"""
+
+
+def test_an_interrupt(model):
     """What comes after it must not be the answer to what was asked before."""
-    monkeypatch.setattr(elsewhere, "PATIENCE", 0.2)
-    runner = opened(model)
-
-    def interrupt(_number, _frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    os.kill(runner.ort.worker.pid, signal.SIGSTOP)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            runner.run(IMAGES)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert is_gone(runner.ort.worker.pid)
-    with pytest.raises(DbnetError, match="was interrupted before"):
-        runner.run(IMAGES)
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED, model, opaque_models.BRIGHT], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        pid = int(process.stdout.readline() or 0)
+        assert pid, process.communicate()[1]
+        time.sleep(0.5)  # until it waits for the answer
+        process.send_signal(signal.SIGINT)
+        try:
+            out, told = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            state = Path(f"/proc/{process.pid}/status").read_text()
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+            process.kill()
+            pytest.fail(f"it waits for ever: {process.communicate()} {state}")
+        finally:
+            if not is_gone(pid, 0.1):
+                os.kill(pid, signal.SIGKILL)
+    assert (told, process.returncode) == ("", 0)
+    assert out.startswith("interrupted True\nnot run: onnxruntime of ") and "was interrupted before" in out
 
 
 def test_nothing_stays(model, temporary):

@@ -1,0 +1,40 @@
+"""Which file of tests runs in which of pytest-xdist's processes, also when one of them has crashed.
+
+As `--dist loadfile`, which after a crash hands out the finished files again: nothing comes back for those, and the run
+waits for ever (pytest-xdist 3.8).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files | None:
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+class Files(LoadFileScheduling):
+    """File by file; what crashed has failed, and is not tried again."""
+
+    def remove_node(self, node: Any) -> str | None:
+        """Of a process that has ended: the test in which it crashed, None if it had done all that it was given."""
+        left = {file: tests for file, tests in self.assigned_work.pop(node).items() if not all(tests.values())}
+        if not left:
+            return None
+        tests = next(iter(left.values()))  # they run in the order in which they were given
+        crashed = next(test for test, done in tests.items() if not done)
+        tests[crashed] = True
+        self.workqueue.update((file, tests) for file, tests in left.items() if not all(tests.values()))
+        for other in self.nodes:
+            self._reschedule(other)
+        return crashed
+
+    def schedule(self) -> None:
+        """A process runs a test when it knows the next one, so a new one needs two files if the first has one test."""
+        super().schedule()
+        for node in self.nodes:
+            self._reschedule(node)

@@ -1,0 +1,34 @@
+"""A process of the tests that crashes costs one test, and never the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from parity.data import ROOT
+
+pytest.importorskip("xdist")
+
+
+@pytest.mark.parametrize(("sizes", "where"), [
+    ((6, 1, 1, 1, 1), "last"), ((5, 5, 2), "first"), ((1, 1, 3), "first"), ((1,), "last")])
+def test_what_is_left_runs_elsewhere(sizes, where, tmp_path):
+    """sizes: of files; one test of the first crashes, each other one runs once."""
+    for file, size in enumerate(sizes):
+        crash = -1 if file else {"first": 0, "last": size - 1}[where]
+        (tmp_path / f"test_{file}.py").write_text("import os, time\n" + "".join(
+            f"def test_{n}():\n    time.sleep(0.02)\n    open({str(tmp_path / 'ran')!r}, 'a').write('{file}.{n}\\n')\n"
+            f"    {'os._exit(3)' if n == crash else 'pass'}\n" for n in range(size)))
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", tmp_path, "-p", "tests.schedule",
+               "-p", "xdist", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "3", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=60,
+                          env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    assert done.returncode == 1, done.stdout + done.stderr
+    ran = (tmp_path / "ran").read_text().split()
+    assert sorted(ran) == sorted(f"{file}.{n}" for file, size in enumerate(sizes) for n in range(size))
+    told = re.findall(r"(\d+) (failed|passed)", done.stdout.splitlines()[-1])
+    assert dict(map(reversed, told)) == {"failed": "1"} | ({"passed": str(sum(sizes) - 1)} if sum(sizes) > 1 else {})
