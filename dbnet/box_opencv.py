@@ -10,13 +10,14 @@ The quads are OpenCV's, corner by corner. It computes in float32 what is float32
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-#: Shortest side of a contour's rectangle in pixels of the map; OpenCV mixes up the scales of the two axes there.
+#: Shortest side of a contour's rectangle in pixels of the map; OpenCV mixes up the scales of the two axes there, for it
+#: takes `minAreaRect`'s width and height for those of an upright rectangle.
 MIN_SIDE = 3
 #: Rectangles are turned so that their text runs from left to right: none is steeper than so many degrees.
 STEEPEST = 60
@@ -26,7 +27,7 @@ NEARLY_ALONG = 0.7
 
 def quads_of_opencv(
     probability: np.ndarray, contours: Sequence[np.ndarray], box_thresh: float, unclip_ratio: float,
-    resized: tuple[int, int], original: tuple[int, int],
+    resized: tuple[int, int], original: tuple[int, int], side: Callable[[float, float], float] = lambda named, _: named,
 ) -> Iterator[tuple[np.ndarray, float]]:
     """The grown rectangles (4, 2) float32 of contours (N, 1, 2) int32 in a map (H, W) float32, each with its score.
 
@@ -34,12 +35,15 @@ def quads_of_opencv(
     right of a text that is no steeper than 60 degrees. resized: (height, width) of the part of the map that shows the
     image. OpenCV knows maps only that show all of an image: where there is padding, that is the padded one, and its
     quads are brought back to the original afterwards, so no longer whole pixels.
+
+    side: of the shortest side as OpenCV computes it and as it would with width and height exchanged, that which counts.
+    OpenCV 5 names the two the other way round than 4.
     """
     shape = probability.shape[0], probability.shape[1]
     if resized != shape:
         back = scale_back(resized, original)
         yield from ((quad * back, score) for quad, score in
-                    quads_of_opencv(probability, contours, box_thresh, unclip_ratio, shape, shape))
+                    quads_of_opencv(probability, contours, box_thresh, unclip_ratio, shape, shape, side))
         return
     scale_y, scale_x = np.array(original, np.float32) / np.array(resized, np.float32)
     threshold = np.float32(box_thresh)
@@ -51,7 +55,7 @@ def quads_of_opencv(
         scaled = (contour.astype(np.float32) * np.array([scale_x, scale_y])).astype(np.int32)
         rectangle = cv2.minAreaRect(scaled)
         width, height = np.array(rectangle[1], np.float32)
-        if min(height / scale_x, width / scale_y) < MIN_SIDE:
+        if side(min(height / scale_x, width / scale_y), min(width / scale_x, height / scale_y)) < MIN_SIDE:
             continue
         quad = _pushed_out(cv2.boxPoints(_lying(rectangle)), unclip_ratio)
         if quad is not None:

@@ -107,6 +107,17 @@ def boxes_from_map(
     return _boxes(settings, _traced(settings, probability), resized_size, original_size)
 
 
+def boxes_of_any_opencv(probability: np.ndarray, boxes: BoxRule, *, certain: bool, resized_size: Size | None = None,
+                        original_size: Size | None = None) -> list[Detection]:
+    """What `boxes_from_map` finds with the box rule `opencv`, for any version of OpenCV: they do not agree on which
+    side of a rectangle is its width, and with it on which texts are too small (`quads_of_opencv`).
+
+    certain: those that every one finds, else those that one may find. Raises what `boxes_from_map` raises.
+    """
+    _check_settings(boxes)
+    return _boxes(boxes, _traced(boxes, probability), resized_size, original_size, min if certain else max)
+
+
 def boxes_from_maps(
     probabilities: Sequence[np.ndarray], rule: BoxRuleName = "mindocr", box_type: BoxType = "quad",
     binary_thresh: float = 0.3, box_thresh: float = 0.6, unclip_ratio: float = 1.5, max_candidates: int = 1000, *,
@@ -161,13 +172,14 @@ def _traced(settings: BoxRule, probability: np.ndarray) -> Traced:
     return Traced(probability, bitmap, contours[:settings.max_candidates + rule.extra_candidates])
 
 
-def _boxes(settings: BoxRule, traced: Traced, resized_size: Size | None, original_size: Size | None) -> list[Detection]:
+def _boxes(settings: BoxRule, traced: Traced, resized_size: Size | None, original_size: Size | None,
+           *side: Callable[[float, float], float]) -> list[Detection]:
     rule, (probability, bitmap, contours) = RULES[settings.rule], traced
     resized = _checked_size("resized_size", resized_size) or (probability.shape[0], probability.shape[1])
     original = _checked_size("original_size", original_size) or resized
     if not isinstance(rule, ProjectRule):
         return list(starmap(Detection, quads_of_opencv(probability, contours, settings.box_thresh,
-                                                       settings.unclip_ratio, resized, original)))
+                                                       settings.unclip_ratio, resized, original, *side)))
     from_rectangles = settings.box_type == "quad" and rule.rectangles
     contours, bounds, outlines = _rectangles(contours) if from_rectangles else _polygons(contours, rule.epsilon)
     score_of = means_of_contours if from_rectangles and settings.score_mode == "slow" else rule.score

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import converters
 from dbnet.spec import SPECS
 from evaluation.benching.bundle import read_bundle
-from evaluation.benching.figures import figures
+from evaluation.benching.figures import figures, ranks
 from tests import detecting
 from tests.doc_pages import ROOT, blocks, run, session, text_of
 from tests.running import command, dbnet
@@ -95,3 +97,31 @@ def test_the_report_of_every_network(tmp_path):
     assert f"all {len(SPECS)} networks" in text and f"{len(there)} of {len(bundle.rows)} rows are there" in text
     assert f"within {max(each.max_abs for each in compared):.1e} of torch's".replace("e-0", "e-") in text
     assert f"at {min(times):.0f} to {max(times):.0f} times ONNX Runtime's time" in text
+
+
+def test_a_busy_machine_turned_no_ranks():
+    """The same command twice, and what the page says of it."""
+    dbnet("report", "check", "benchmarks/reports/all_networks_busy.json")
+    quiet, busy = (read_bundle(ROOT / f"benchmarks/reports/all_networks{name}.json") for name in ("", "_busy"))
+    assert [(row.model, row.runner) for row in quiet.rows] == [(row.model, row.runner) for row in busy.rows]
+    assert quiet.made["command"].replace("../all.json", "../busy.json") == busy.made["command"]
+    found: collections.Counter[str] = collections.Counter()
+    first, second = (ranks(bundle.rows, bundle.settings) for bundle in (quiet, busy))
+    for group in quiet.settings["groups"]:
+        for one, other in itertools.combinations([row for row in group if not quiet.rows[row].error], 2):
+            orders = {(places[one] > places[other]) - (places[one] < places[other]) for places in (first, second)}
+            found["turned" if len(orders - {0}) > 1 else "both" if 0 not in orders else
+                  "neither" if orders == {0} else "one"] += 1
+            if orders not in ({0}, {1}, {-1}):
+                medians = [[figures(bundle.rows[row]).images_per_second for row in (one, other)]
+                           for bundle in (quiet, busy)]
+                assert len({a < b for a, b in medians}) == 1, (one, other, medians)
+    slower = max(figures(a).images_per_second / figures(b).images_per_second
+                 for a, b in zip(quiet.rows, busy.rows, strict=True) if a.runner == "onnxruntime")
+    text = " ".join(text_of(PAGE).split())
+    assert not found["turned"]
+    assert f"ONNX Runtime was up to {slower:.1f} times slower" in text
+    assert (f"Of {found.total()} pairs of runners {found['both']} are in an order in both runs, {found['neither']} share a "
+            f"place in both, and {found['one']}, ") in text and f"medians of these {found['one']} are" in text
+    assert "load {:.1f} at the start, {:.1f} at the end".format(*busy.settings["busy"]) in text
+    assert "against {:.1f} and {:.1f}".format(*quiet.settings["busy"]) in text

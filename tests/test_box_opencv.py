@@ -18,7 +18,7 @@ from dbnet.box_opencv import _pushed_out
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.portable import copy_modules
-from dbnet.postprocess import boxes_from_map, default_boxes
+from dbnet.postprocess import boxes_from_map, boxes_of_any_opencv, default_boxes
 from dbnet.preprocess import prepare
 from dbnet.spec import MINDOCR_PIXELS, OPENCV_BOXES, BoxRule, PixelFormat
 from evaluation.delivery import opencv
@@ -237,3 +237,18 @@ def test_in_opencv_5(tmp_path, network, shared):
         assert done.returncode == 0, done.stderr
         version, theirs, ours = json.loads(done.stdout)
         assert version.startswith("5.") and ours == theirs and ours
+
+
+@pytest.mark.parametrize(("rows", "certain", "possible"), [(2, 0, 0), (3, 0, 1), (5, 1, 1)])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_text_that_is_too_small_for_some_versions_only(rows, certain, possible, upright):
+    """The map is stretched twofold across the text, so a side of 2 px counts as 2 or 4, as its rectangle is named."""
+    probability = np.zeros((96, 160), np.float32)
+    probability[40:40 + rows, 20:80] = 1
+    size = {"resized_size": (96, 160), "original_size": (192, 160)}
+    if upright:
+        probability, size = probability.T.copy(), {"resized_size": (160, 96), "original_size": (160, 192)}
+    found = {each: boxes_of_any_opencv(probability, USUAL, certain=each, **size) for each in (True, False)}
+    assert (len(found[True]), len(found[False])) == (certain, possible)
+    usual = [d.polygon.tolist() for d in boxes_from_map(probability, **asdict(USUAL), **size)]
+    assert usual in [[d.polygon.tolist() for d in each] for each in found.values()]

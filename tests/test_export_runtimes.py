@@ -172,7 +172,15 @@ def test_opencvs_db_api_finds_the_sources_boxes(environment, trained, photograph
     theirs = json.loads(done.stdout.splitlines()[-1])
     ours = source_boxes(trained, photographs, note.pixels, note.boxes)
     assert sum(map(len, ours.values())) >= 10
-    assert theirs == ours
+    assert from_one_corner(theirs) == from_one_corner(ours)
+
+
+def from_one_corner(found: dict[str, list]) -> dict[str, list]:
+    """Which corner of a rectangle is OpenCV's first depends on its version."""
+    def turned(quad: list) -> list:
+        begin = quad.index(min(quad))
+        return quad[begin:] + quad[:begin]
+    return {path: sorted(map(turned, quads)) for path, quads in found.items()}
 
 
 def rapidocr_boxes(model: Path, images: list[Path]) -> dict[str, list[list[list[int]]]]:

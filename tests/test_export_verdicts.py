@@ -18,8 +18,9 @@ import pytest
 
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
+from dbnet.postprocess import boxes_of_any_opencv
 from dbnet.sample import Detection
-from dbnet.spec import SPECS
+from dbnet.spec import OPENCV_BOXES, SPECS
 from evaluation.compare_maps import Boxes, ImageComparison, MapComparison
 from evaluation.delivery import check as checking
 from evaluation.delivery import finders
@@ -104,6 +105,38 @@ def test_a_box_on_a_threshold_may_be_on_either_side(score, fits, monkeypatch, tm
     else:
         row = checking._found(delivered, None, finder, [("a", "a")])
         assert (row.boxes, row.same, row.lost) == (3, 2, 1)
+
+
+#: From the quads of OpenCV on this machine to those of another one -> whether both find the same.
+ELSEWHERE = {"the first corner": (lambda quads: [np.roll(quad, i, axis=0) for i, quad in enumerate(quads)], True),
+             "the other way round": (lambda quads: [quad[::-1] for quad in quads], False),
+             "another corner": (lambda quads: [np.vstack([quad[:3], quad[3:] + 1]) for quad in quads], False),
+             "a text": (lambda quads: quads[1:], False), "the least": (lambda quads: quads[:-1], True)}
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_what_depends_on_the_version_of_opencv_says_nothing_of_the_file(what, monkeypatch, tmp_path):
+    """Of three texts the last one is so low that it depends on how a rectangle's sides are named."""
+    change, same = ELSEWHERE[what]
+    probability = np.zeros((96, 160), np.float32)
+    for y, rows in ((10, 9), (40, 12), (70, 3)):
+        probability[y:y + rows, 20:90] = 1
+    sizes = {"resized_size": (96, 160), "original_size": (192, 160)}
+    spec = replace(SPECS["dbnet_mobilenetv3"], boxes=OPENCV_BOXES)
+    all_three = boxes_of_any_opencv(probability, OPENCV_BOXES, certain=False, **sizes)
+    quads = [each.polygon for each in sorted(all_three, key=lambda each: each.polygon[0, 1])]
+    assert len(quads) == 3
+    monkeypatch.setattr(checking, "prepare", lambda *_arguments: SimpleNamespace(tensor=None, **sizes))
+    monkeypatch.setattr(checking, "probability_map", lambda *_arguments: probability)
+    monkeypatch.setattr(checking, "read_image", lambda *_arguments: None)
+    monkeypatch.setattr(checking, "_reference", lambda *_arguments: SimpleNamespace(spec=spec))
+    finder = finders.Finder("x", lambda: "X 1", lambda *_arguments: change(quads))
+    delivered = SimpleNamespace(spec=spec, path=tmp_path / "x.onnx")
+    if same:
+        assert checking._found(delivered, None, finder, [("a", "a")]).same >= 2
+    else:
+        with pytest.raises(DbnetError, match="texts where the model has"):
+            checking._found(delivered, None, finder, [("a", "a")])
 
 
 # Float16 --------------------------------------------------------------------------------------------------------------

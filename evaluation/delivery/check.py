@@ -20,7 +20,7 @@ from converters.load import LoadedModel, SourceOptions
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.extras import OPTIONAL, installed, require
-from dbnet.postprocess import boxes_from_map
+from dbnet.postprocess import boxes_from_map, boxes_of_any_opencv
 from dbnet.preprocess import prepare, read_image
 from dbnet.runner_names import parse_runner
 from dbnet.sample import Detection
@@ -273,8 +273,8 @@ def _found(delivered: Delivered, model: LoadedModel, finder: Finder, images: lis
     total, others = Boxes(), 0
     for _, path in images:
         image = read_image(path, spec.pixels.ignore_orientation)
-        likely, ours, sure = _by_thresholds(reference, image, spec.boxes)
         theirs = [Detection(quad, 1.0) for quad in finder.find(delivered.path, image, spec)]
+        likely, ours, sure, theirs = map(_from_one_corner, (*_by_thresholds(reference, image, spec.boxes), theirs))
         total += compare_boxes(ours, theirs)
         missed, more = compare_boxes(sure, theirs), compare_boxes(likely, theirs)
         others += max(missed.a - missed.identical, more.b - more.identical)
@@ -286,12 +286,26 @@ def _found(delivered: Delivered, model: LoadedModel, finder: Finder, images: lis
 
 
 def _by_thresholds(reference: Any, image: np.ndarray, rule: BoxRule) -> list[list[Detection]]:
-    """The model's boxes with a `box_thresh` that is lower by NEAR, as it is, and higher."""
+    """The model's boxes with a `box_thresh` that is lower by NEAR, as it is, and higher; by OpenCV's rule the first are
+    those that any of its versions finds, the last those that all find.
+    """
     prepared = prepare(image, reference.spec.pixels)
     found = probability_map(reference, prepared.tensor)
-    return [boxes_from_map(found, **asdict(replace(rule, box_thresh=rule.box_thresh + by)),
-                           resized_size=prepared.resized_size, original_size=prepared.original_size)
-            for by in (-NEAR, 0.0, NEAR)]
+    sizes = {"resized_size": prepared.resized_size, "original_size": prepared.original_size}
+    lower, higher = (replace(rule, box_thresh=rule.box_thresh + by) for by in (-NEAR, NEAR))
+    ours = boxes_from_map(found, **asdict(rule), **sizes)
+    if rule.rule == "opencv":
+        return [boxes_of_any_opencv(found, lower, certain=False, **sizes), ours,
+                boxes_of_any_opencv(found, higher, certain=True, **sizes)]
+    return [boxes_from_map(found, **asdict(lower), **sizes), ours, boxes_from_map(found, **asdict(higher), **sizes)]
+
+
+def _from_one_corner(found: Sequence[Detection]) -> list[Detection]:
+    """The same quads, each from its leftmost corner on: where OpenCV's own begin depends on its version, and is no
+    part of what the model computes.
+    """
+    return [replace(each, polygon=np.roll(each.polygon, -int(np.lexsort(each.polygon.T[::-1])[0]), axis=0))
+            for each in found]
 
 
 # Verdicts -------------------------------------------------------------------------------------------------------------
