@@ -121,7 +121,7 @@ def test_a_busy_machine_turned_no_ranks():
     text = " ".join(text_of(PAGE).split())
     assert not found["turned"]
     assert f"ONNX Runtime was up to {slower:.1f} times slower" in text
-    assert (f"Of {found.total()} pairs of runners {found['both']} are in an order in both runs, {found['neither']} share a "
-            f"place in both, and {found['one']}, ") in text and f"medians of these {found['one']} are" in text
+    assert (f"Of {found.total()} pairs of runners {found['both']} are in an order in both runs, {found['neither']} "
+            f"share a place in both, and {found['one']}, ") in text and f"medians of these {found['one']} are" in text
     assert "load {:.1f} at the start, {:.1f} at the end".format(*busy.settings["busy"]) in text
     assert "against {:.1f} and {:.1f}".format(*quiet.settings["busy"]) in text
