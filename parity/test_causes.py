@@ -121,7 +121,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in ("float16", "pixels") else pytest.mark.long)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "pixels" else pytest.mark.long)
                                   for name in OTHERS])
 def test_other_faults(name, tmp_path, available):
     available("torch", "onnxruntime")

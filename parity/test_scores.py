@@ -19,6 +19,8 @@ from parity.cases import PAIRS, RUNNERS, SUFFIX
 from parity.data import need
 
 FEW, ALL = 24, 200
+#: MindSpore takes two seconds an image.
+FEWER = 12
 #: The official script's result on the same images was made with OpenCV 4.10, see docs/parity.md.
 SCORE_TOLERANCE = 0.001
 
@@ -95,7 +97,7 @@ def require_same_score(trained, count, available):
 @pytest.mark.parametrize("pair", PAIRS, ids="~".join)
 def test_same_boxes(pair, trained, available, report):
     available(*pair)
-    require_same_boxes(trained, pair, FEW, report)
+    require_same_boxes(trained, pair, FEWER if "mindspore" in pair else FEW, report)
 
 
 def test_same_boxes_as_the_published_ones(trained, available):

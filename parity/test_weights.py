@@ -20,15 +20,16 @@ from parity.cases import CASES, LONG, marked
 SUFFIXES = (".ckpt", ".pth", ".onnx", ".safetensors")
 HOPS = 4
 #: Small networks of each kind go from every format to every other; the rest from each to the next in the circle, which
-#: reads and writes every format once, and the rest of their ways in the long run.
+#: reads and writes every format once, and the rest of their ways in the long run, with all single ways of large ones.
 EVERY_WAY = ("dbnet_mobilenetv3", "dbnet_resnet18", "db_mv3_paddle", "db_mv3_ppocrv3")
+LARGE = ("dbnet_resnet50", "dbnetpp_resnet50")
 CIRCLE = list(zip(SUFFIXES, (*SUFFIXES[1:], SUFFIXES[0]), strict=True))
 
 
 def one_hops():
     for case in (*SPECS, "dbnet_resnet18+symmetric"):
         for source, target in itertools.permutations(SUFFIXES, 2):
-            quick = case not in LONG and (case in EVERY_WAY or (source, target) in CIRCLE)
+            quick = case not in (*LONG, *LARGE) and (case in EVERY_WAY or (source, target) in CIRCLE)
             yield pytest.param(case, source, target, marks=[] if quick else pytest.mark.long,
                                id=f"{case}-{source} to {target}")
 

@@ -28,8 +28,7 @@ from dbnet.spec import SPECS
 ORIGINS = [(dialect.name, spec) for dialect in DIALECTS.values() for spec in dialect.specs]
 SMALL = [row for row in ORIGINS if SPECS[row[1]].backbone == "mobilenetv3"]
 #: The default run's; the others take minutes.
-QUICK = [("mindocr", "dbnet_mobilenetv3"), ("paddle", "dbnet_mobilenetv3"), ("paddle", "db_mv3_ppocrv3"),
-         ("mindocr_enhance", "db_mv3_ppocrv3")]
+QUICK = [("mindocr", "dbnet_mobilenetv3"), ("paddle", "dbnet_mobilenetv3"), ("mindocr_enhance", "db_mv3_ppocrv3")]
 SUFFIX = {"mindocr": ".ckpt", "mindocr_enhance": ".ckpt", "paddle": ".pdparams"}
 
 

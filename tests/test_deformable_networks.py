@@ -191,7 +191,7 @@ def test_the_checker_infers_what_is_declared(spec, form):
     (["convert", "model.ckpt", "a.pth", "--deformable", "native"], 3, "leave out --deformable"),
     (["convert", "model.ckpt", "a.onnx", "--deformable", "both"], 2, "is not one of"),
     (["export", "model.ckpt", "a.onnx"], 0, "opset 13"),
-    (["export", "model.ckpt", "a.onnx", "--deformable", "native"], 0, "opset 19"),
+    pytest.param(["export", "model.ckpt", "a.onnx", "--deformable", "native"], 0, "opset 19", marks=pytest.mark.long),
     (["export", "model.ckpt", "a.onnx", "--deformable", "native", "--opset", "22"], 0, "opset 22"),
     (["export", "model.ckpt", "a.onnx", "--deformable", "native", "--opset", "18"], 3, "opset 19 or newer, not 18"),
     (["export", "model.ckpt", "a.onnx", "--deformable", "decomposed", "--opset", "11"], 0, "plain operators"),

@@ -36,7 +36,7 @@ def test_the_numbers_of_the_page():
         name: set(target.suffixes) for name, target in TARGETS.items()}
 
 
-@pytest.mark.parametrize("number", [n if n in (0, 5, 6) else pytest.param(n, marks=pytest.mark.long)
+@pytest.mark.parametrize("number", [n if n in (0, 6) else pytest.param(n, marks=pytest.mark.long)
                                     for n in range(len(COMMANDS))])
 def test_the_commands_of_the_page(number, tmp_path, monkeypatch):
     words = COMMANDS[number]

@@ -245,7 +245,8 @@ def bits(detections):
 
 
 @pytest.mark.parametrize(("name", "concurrent"), [
-    ("torch", False), ("mindspore", False), ("onnxruntime", False), ("onnxruntime", True)])
+    pytest.param("torch", False, marks=pytest.mark.long), ("mindspore", False), ("onnxruntime", False),
+    ("onnxruntime", True)])
 def test_the_same_boxes_as_one_image_after_the_other(name, concurrent, model, words):
     pytest.importorskip(name)
     pixels = replace(PADDLE_PIXELS, size=(192, 192))

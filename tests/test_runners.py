@@ -288,8 +288,9 @@ def test_mindspore_is_cured_and_torch_is_not_slowed(root):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("variable", "value"), [("ONEDNN_MAX_CPU_ISA", "DEFAULT"), ("ONEDNN_MAX_CPU_ISA", "SSE41"),
-                                                 ("DNNL_MAX_CPU_ISA", "AVX")])
+@pytest.mark.parametrize(("variable", "value"), [
+    ("ONEDNN_MAX_CPU_ISA", "DEFAULT"), pytest.param("ONEDNN_MAX_CPU_ISA", "SSE41", marks=pytest.mark.long),
+    pytest.param("DNNL_MAX_CPU_ISA", "AVX", marks=pytest.mark.long)])
 def test_the_cure_leaves_the_users_setting_alone(variable, value, root):
     pytest.importorskip("mindspore")
     code = ("import os\nfrom ms_models.compat import cure_avx512, isa_limit\n"

@@ -45,7 +45,7 @@ def _model(tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "a.onnx")
 
 
-@pytest.mark.parametrize("when", ["during", "after"])
+@pytest.mark.parametrize("when", ["during", pytest.param("after", marks=pytest.mark.long)])
 def test_mindspore_leaves_an_interrupt_to_python(model, when):
     """Left to itself MindSpore ends the process with SIGTERM."""
     pytest.importorskip("mindspore")

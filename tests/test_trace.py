@@ -266,6 +266,7 @@ def test_models_of_others(folder, tmp_path):
     assert data["verdict"] == "same" and data["a"]["spec"] == "opaque"
 
 
+@pytest.mark.long
 def test_a_seeded_resnet_in_mindspore(tmp_path):
     pytest.importorskip("mindspore")
     (tmp_path / "images").mkdir()

@@ -30,6 +30,7 @@ def test_the_numbers_of_the_page():
     assert f"{WIDTH} numbers" in help_text and str(SAMPLE) in help_text
 
 
+@pytest.mark.long
 def test_statistics_of_200_images_are_below_20_megabytes(tmp_path):
     """Whatever their size: a row of statistics has as many numbers for every map."""
     recorder = Recorder({}, ORDER, "statistics")

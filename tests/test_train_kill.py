@@ -109,7 +109,7 @@ def test_rolled_back_in_the_other_format(recipe, tmp_path):
     assert "last.pth: 2 epochs" in done(recipe, "--resume", settings=SHORT)
 
 
-@pytest.mark.parametrize("key", ["model.resume", "train.resume"])
+@pytest.mark.parametrize("key", ["model.resume", pytest.param("train.resume", marks=pytest.mark.long)])
 def test_the_recipes_own_resume_is_asked_the_same(recipe, tmp_path, key):
     done(recipe, "--max-steps", 1, settings=SHORT)
     before = (tmp_path / "saved/last.pth").read_bytes()

@@ -125,8 +125,8 @@ def test_the_effective_recipe_is_the_recipe(recipe, tmp_path):
 
 @pytest.mark.parametrize("settings", [
     ("optimizer.opt=Adam", "train.ema=True", "train.gradient_accumulation_steps=3", "train.clip_grad=True"),
-    ("optimizer.opt=SGD", "scheduler.scheduler=warmup_cosine_decay", "train.loader.drop_remainder=False",
-     "train.loader.batch_size=3"),
+    pytest.param(("optimizer.opt=SGD", "scheduler.scheduler=warmup_cosine_decay", "train.loader.drop_remainder=False",
+                  "train.loader.batch_size=3"), marks=pytest.mark.long),
 ], ids=["adam", "sgd"])
 def test_interrupted_and_resumed_is_the_same(recipe, settings):
     """Bit for bit, in the middle of an epoch and of an accumulation, through both formats."""
