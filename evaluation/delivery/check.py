@@ -291,13 +291,16 @@ def _by_thresholds(reference: Any, image: np.ndarray, rule: BoxRule) -> list[lis
     """
     prepared = prepare(image, reference.spec.pixels)
     found = probability_map(reference, prepared.tensor)
-    sizes = {"resized_size": prepared.resized_size, "original_size": prepared.original_size}
-    lower, higher = (replace(rule, box_thresh=rule.box_thresh + by) for by in (-NEAR, NEAR))
-    ours = boxes_from_map(found, **asdict(rule), **sizes)
-    if rule.rule == "opencv":
-        return [boxes_of_any_opencv(found, lower, certain=False, **sizes), ours,
-                boxes_of_any_opencv(found, higher, certain=True, **sizes)]
-    return [boxes_from_map(found, **asdict(lower), **sizes), ours, boxes_from_map(found, **asdict(higher), **sizes)]
+
+    def boxes(by: float, certain: bool | None = None) -> list[Detection]:
+        moved = replace(rule, box_thresh=rule.box_thresh + by)
+        if rule.rule == "opencv" and certain is not None:
+            return boxes_of_any_opencv(found, moved, certain=certain, resized_size=prepared.resized_size,
+                                       original_size=prepared.original_size)
+        return boxes_from_map(found, **asdict(moved), resized_size=prepared.resized_size,
+                              original_size=prepared.original_size)
+
+    return [boxes(-NEAR, certain=False), boxes(0.0), boxes(NEAR, certain=True)]
 
 
 def _from_one_corner(found: Sequence[Detection]) -> list[Detection]:
