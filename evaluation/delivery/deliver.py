@@ -116,9 +116,11 @@ def _headline(source: Path, delivered: Delivered) -> str:
     opset = f", opset {delivered.opset}" if delivered.opset else ""
     half = ", float16" if delivered.precision == "fp16" else ""
     size = sum(path.stat().st_size for path in delivered.files) / 1e6
-    names = " and ".join(path.name for path in delivered.files[:2])
-    more = f" and {len(delivered.files) - 2} more files" if len(delivered.files) > 2 else ""
-    return (f"{source.name} -> {names}{more}: {delivered.spec.name} for {delivered.target}{opset}{half}, shape "
+    *names, last = [path.name for path in delivered.files]
+    if len(names) > 2:
+        names, last = names[:2], f"{len(names) - 1} more files"
+    files = " and ".join([", ".join(names), last] if names else [last])
+    return (f"{source.name} -> {files}: {delivered.spec.name} for {delivered.target}{opset}{half}, shape "
             f"{shape}, {size:.1f} MB")
 
 
