@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,7 +19,6 @@ from converters.load import load_model
 from dbnet.seeded import seeded_weights
 from dbnet.spec import SPECS
 from evaluation.delivery import check as checking
-from evaluation.delivery.deliver import _headline
 from evaluation.delivery.rapidocr import BOXES, PIXELS
 from evaluation.delivery.targets import TARGETS
 from tests.running import command, dbnet
@@ -398,14 +396,3 @@ def test_the_seeds_command_typed_wrong(arguments, code, told, checkpoint, tmp_pa
     paths = [tmp_path / a if str(a).endswith((".ckpt", ".mindir")) else a for a in arguments]
     refused(command("export", *paths, "--target", "mindir"), code, told)
     assert not list(tmp_path.glob("*.mindir"))
-
-
-@pytest.mark.parametrize(("count", "told"), [
-    (1, "a.0"), (2, "a.0 and a.1"), (3, "a.0, a.1 and a.2"), (4, "a.0, a.1 and 2 more files")])
-def test_what_was_written_is_named(count, told, tmp_path):
-    files = [tmp_path / f"a.{number}" for number in range(count)]
-    for path in files:
-        path.touch()
-    delivered = SimpleNamespace(files=files, input_shape=(1, 3, "h", "w"), opset=None, precision="fp32",
-                                spec=SPECS["dbnet_mobilenetv3"], target="lite")
-    assert f"m.pth -> {told}: dbnet_mobilenetv3 for lite, shape dynamic" in _headline(Path("m.pth"), delivered)

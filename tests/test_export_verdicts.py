@@ -24,6 +24,7 @@ from dbnet.spec import OPENCV_BOXES, SPECS
 from evaluation.compare_maps import Boxes, ImageComparison, MapComparison
 from evaluation.delivery import check as checking
 from evaluation.delivery import finders
+from evaluation.delivery.deliver import _headline
 from tests.running import command, dbnet
 
 ROOT = Path(__file__).parents[1]
@@ -216,3 +217,14 @@ def test_one_that_is_stopped_leaves_nothing(tmp_path):
     started.send_signal(signal.SIGTERM)
     assert started.wait(60) == 128 + signal.SIGTERM
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("count", "told"), [
+    (1, "a.0"), (2, "a.0 and a.1"), (3, "a.0, a.1 and a.2"), (4, "a.0, a.1 and 2 more files")])
+def test_what_was_written_is_named(count, told, tmp_path):
+    files = [tmp_path / f"a.{number}" for number in range(count)]
+    for path in files:
+        path.touch()
+    delivered = SimpleNamespace(files=files, input_shape=(1, 3, "h", "w"), opset=None, precision="fp32",
+                                spec=SPECS["dbnet_mobilenetv3"], target="lite")
+    assert f"m.pth -> {told}: dbnet_mobilenetv3 for lite, shape dynamic" in _headline(Path("m.pth"), delivered)
