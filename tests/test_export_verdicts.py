@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ import pytest
 
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
-from dbnet.postprocess import boxes_of_any_opencv
+from dbnet.postprocess import boxes_from_map, boxes_of_any_opencv, default_boxes
 from dbnet.sample import Detection
 from dbnet.spec import OPENCV_BOXES, SPECS
 from evaluation.compare_maps import Boxes, ImageComparison, MapComparison
@@ -29,6 +29,7 @@ from tests.running import command, dbnet
 
 ROOT = Path(__file__).parents[1]
 TRAINED = ROOT / "dbnet/embedded/dbnet_mobilenetv3.safetensors"
+PADDLE = default_boxes("paddle")
 OPENCV = ("--target", "opencv", "--data-shape", 352, 640)
 
 
@@ -228,3 +229,23 @@ def test_what_was_written_is_named(count, told, tmp_path):
     delivered = SimpleNamespace(files=files, input_shape=(1, 3, "h", "w"), opset=None, precision="fp32",
                                 spec=SPECS["dbnet_mobilenetv3"], target="lite")
     assert f"m.pth -> {told}: dbnet_mobilenetv3 for lite, shape dynamic" in _headline(Path("m.pth"), delivered)
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_under_other_rules_a_box_begins_at_its_own_corner(turned, monkeypatch, tmp_path):
+    probability = np.zeros((96, 160), np.float32)
+    probability[20:40, 20:90] = 1
+    spec = replace(SPECS["dbnet_mobilenetv3"], boxes=PADDLE)
+    sizes = {"resized_size": (96, 160), "original_size": (96, 160)}
+    [quad] = [found.polygon for found in boxes_from_map(probability, **asdict(PADDLE), **sizes)]
+    monkeypatch.setattr(checking, "prepare", lambda *_arguments: SimpleNamespace(tensor=None, **sizes))
+    monkeypatch.setattr(checking, "probability_map", lambda *_arguments: probability)
+    monkeypatch.setattr(checking, "read_image", lambda *_arguments: None)
+    monkeypatch.setattr(checking, "_reference", lambda *_arguments: SimpleNamespace(spec=spec))
+    finder = finders.Finder("x", lambda: "X 1", lambda *_arguments: [np.roll(quad, turned, axis=0)])
+    delivered = SimpleNamespace(spec=spec, path=tmp_path / "x.onnx")
+    if turned:
+        with pytest.raises(DbnetError, match="0 of them the same"):
+            checking._found(delivered, None, finder, [("a", "a")])
+    else:
+        assert checking._found(delivered, None, finder, [("a", "a")]).same == 1

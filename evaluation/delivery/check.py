@@ -274,7 +274,9 @@ def _found(delivered: Delivered, model: LoadedModel, finder: Finder, images: lis
     for _, path in images:
         image = read_image(path, spec.pixels.ignore_orientation)
         theirs = [Detection(quad, 1.0) for quad in finder.find(delivered.path, image, spec)]
-        likely, ours, sure, theirs = map(_from_one_corner, (*_by_thresholds(reference, image, spec.boxes), theirs))
+        likely, ours, sure = _by_thresholds(reference, image, spec.boxes)
+        if spec.boxes.rule == "opencv":
+            likely, ours, sure, theirs = map(_from_one_corner, (likely, ours, sure, theirs))
         total += compare_boxes(ours, theirs)
         missed, more = compare_boxes(sure, theirs), compare_boxes(likely, theirs)
         others += max(missed.a - missed.identical, more.b - more.identical)
