@@ -1,9 +1,14 @@
 """Training targets, against MindOCR's own ShrinkBinaryMap and BorderMap on the same texts in one process:
 `python benchmarks/targets.py [--data FOLDER]`.
 
-One thread. Every layout is made by both in turns, in each round in another order; told are the means over the layouts
-of their fastest and of their median times, and the largest difference of each map. The layouts are those of ICDAR
-2015's training images brought to 640x640 in three ways, and drawn images with 20 curved words of 14 points.
+One thread. Both make all layouts in every round, in two ways: one after the other, as a training run does, which has
+only one of them; and in turns, layout by layout, each of which then finds the caches full of the other's maps. Told are
+the means over the layouts of their fastest and of their median times, and the largest difference of each map. The
+layouts are those of ICDAR 2015's training images brought to 640x640 in three ways, and drawn images with 20 curved
+words of 14 points.
+
+Both are spared new memory, which either would wait longer for than for anything else: they run in one process, and what
+one gives back the other is given.
 
 Some pixels on an outline MindOCR loses: its cosine is -1 less a rounding error there, and the square root of what is
 left no number, so that it leaves the threshold map as it was (a fault that its code knows of). They are counted apart.
@@ -94,21 +99,29 @@ def curved(rng: np.random.Generator, words: int = 20, points: int = 14) -> Layou
 
 
 def compare(name: str, layouts: Sequence[Layout], theirs: Make, rounds: int) -> None:
-    """Prints one row."""
-    runs: list[Make] = [theirs, ours]
-    taken = np.zeros((2, rounds, len(layouts)))
-    for i in range(rounds):
-        for k, (polygons, ignore) in enumerate(layouts):
-            for run in (0, 1) if (i + k) % 2 else (1, 0):
-                start = time.perf_counter()
-                runs[run](polygons, ignore)
-                taken[run, i, k] = (time.perf_counter() - start) * 1e3
-    fastest, median = taken.min(axis=1).mean(axis=1), np.median(taken, axis=1).mean(axis=1)
+    """Prints two rows."""
     texts = np.mean([len(ignore) - sum(ignore) for _, ignore in layouts])
     worst, lost = differences(layouts, theirs)
-    print(f"{name:22}{len(layouts):7}{texts:7.1f}" + "".join(
-        f"{times[0]:10.3f}{times[1]:8.3f}{times[0] / times[1]:7.2f}" for times in (fastest, median))
-        + "   " + " ".join(f"{difference:.1e}" for difference in worst) + f" {lost:5}", flush=True)
+    told = "   " + " ".join(f"{difference:.1e}" for difference in worst) + f" {lost:5}"
+    for way, in_turns in ((f"{name:22}{len(layouts):7}{texts:7.1f}", False), (f"{'  layout by layout':36}", True)):
+        taken = times([theirs, ours], layouts, rounds, in_turns) * 1e3
+        fastest, median = taken.min(axis=1).mean(axis=1), np.median(taken, axis=1).mean(axis=1)
+        print(way + "".join(f"{run[0]:10.3f}{run[1]:8.3f}{run[0] / run[1]:7.2f}" for run in (fastest, median)) + told,
+              flush=True)
+        told = ""
+
+
+def times(runs: Sequence[Make], layouts: Sequence[Layout], rounds: int, in_turns: bool) -> np.ndarray:
+    """Seconds, (runs, rounds, layouts)."""
+    taken = np.zeros((len(runs), rounds, len(layouts)))
+    for i in range(rounds):
+        for part in np.array_split(np.arange(len(layouts)), len(layouts) if in_turns else 1):
+            for run in np.roll(range(len(runs)), i + part[0]):
+                for k in part:
+                    start = time.perf_counter()
+                    runs[run](*layouts[k])
+                    taken[run, i, k] = time.perf_counter() - start
+    return taken
 
 
 def differences(layouts: Sequence[Layout], theirs: Make) -> tuple[np.ndarray, int]:

@@ -62,53 +62,62 @@ def make_targets(
     binary_map, mask, thresh_map, thresh_mask = maps = _empty_maps(height, width, mask_type)
     for values, start in zip(maps, (0, 1, thresh_min, 0), strict=True):
         values.fill(start)
-    ratios = shrink_ratio, shrink_ratio if border_shrink_ratio is None else border_shrink_ratio
-    factors = [1 - ratio**2 for ratio in ratios]
-    bands = []
-    for points, near, cared_for in _looked_at(polygons, flags, min_text_size):
-        shrunken = None
+    shrinks = 1 - shrink_ratio**2
+    grows = shrinks if border_shrink_ratio is None else 1 - border_shrink_ratio**2
+    shrunken, grown, texts = [], [], []
+    for points, corners, cared_for in _looked_at(polygons, flags, min_text_size):
+        paths = None
         if cared_for:
-            corners: _Points = points.tolist()
             area, perimeter = _measures(corners)
             if perimeter:
-                offset = _offset_of(corners)
-                shrunken = _offset(offset, -factors[0] * area / perimeter)
-        if shrunken is None:
+                offset = pyclipper.PyclipperOffset()
+                offset.AddPath(corners, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+                paths = offset.Execute(-shrinks * area / perimeter)
+        if not paths:
             # Corners cut to whole pixels, as the projects do.
-            points = points if near else np.clip(points, -FARTHEST, FARTHEST)
             cv2.fillPoly(mask, [points.astype(np.int32)], 0)
             continue
-        cv2.fillPoly(binary_map, [shrunken], 1)
-        reach = factors[1] * area / perimeter
-        grown = _offset(offset, reach)
-        if grown is not None:
-            cv2.fillPoly(thresh_mask, [grown], 1)
-            bands.append(_Band(corners, reach, cv2.boundingRect(grown)))
-    bands = [band for band in bands if band.reach > 0]  # none around a figure eight, whose halves cancel out
+        # Of several parts the projects take the first.
+        shrunken.append(paths[0])
+        reach = grows * area / perimeter
+        paths = offset.Execute(reach)
+        if paths:
+            grown.append(paths[0])
+            texts.append((corners, reach))
+    arrays = _arrays(shrunken + grown)
+    for path in arrays[:len(shrunken)]:
+        cv2.fillPoly(binary_map, [path], 1)
+    bands = []
+    for path, (corners, reach) in zip(arrays[len(shrunken):], texts, strict=True):
+        cv2.fillPoly(thresh_mask, [path], 1)
+        if reach > 0:  # none around a figure eight, whose halves cancel out
+            bands.append(_Band(corners, reach, cv2.boundingRect(path)))
     if bands:
         _draw_bands(bands, thresh_min, thresh_max, thresh_map)
     return Targets(binary_map, mask, thresh_map, thresh_mask)
 
 
 def _looked_at(polygons: Sequence[np.ndarray], flags: np.ndarray, least: float
-               ) -> Iterator[tuple[np.ndarray, bool, bool]]:
-    """Those whose points are numbers: the points, whether all are within reach of OpenCV, and whether it is a text that
-    is large enough and not ignored. All texts at once: most are ignored, and calls are what they cost."""
-    found = [(points, flag) for polygon, flag in zip(polygons, flags.tolist(), strict=True)
-             if len(points := np.asarray(polygon))]
-    if not found:
-        return
-    starts = [0, *itertools.accumulate(len(points) for points, _ in found[:-1])]
-    corners = np.concatenate([points for points, _ in found], dtype=np.float64)
-    low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
-    with np.errstate(invalid="ignore", over="ignore"):
-        numbers = np.isfinite(np.add.reduceat(corners, starts).sum(axis=1))
-        large = (high - low >= least).all(axis=1)
-    near = (low > -FARTHEST).all(axis=1) & (high < FARTHEST).all(axis=1)
-    for (points, flag), is_number, is_near, is_large in zip(found, numbers.tolist(), near.tolist(), large.tolist(),
-                                                            strict=True):
-        if is_number:
-            yield points, is_near, is_near and is_large and not flag
+               ) -> Iterator[tuple[np.ndarray, _Points, bool]]:
+    """Those whose points are numbers: the points within reach of OpenCV, the corners, and whether it is a text of which
+    all of them are, that is large enough and not ignored. Plain numbers, as there are few: of an ignored text, which
+    most are, no more is looked at than it takes to draw it."""
+    for polygon, flag in zip(polygons, flags.tolist(), strict=True):
+        points = np.asarray(polygon)
+        corners: _Points = points.tolist()
+        if not corners:
+            continue
+        for x, y in corners:
+            if not (-FARTHEST < x < FARTHEST and -FARTHEST < y < FARTHEST):
+                if np.isfinite(points).all():
+                    yield np.clip(points, -FARTHEST, FARTHEST), corners, False
+                break
+        else:
+            if flag:
+                yield points, corners, False
+            else:
+                xs, ys = zip(*corners, strict=True)
+                yield points, corners, max(xs) - min(xs) >= least and max(ys) - min(ys) >= least
 
 
 def _empty_maps(height: int, width: int, mask_type: type) -> Sequence[np.ndarray]:
@@ -130,18 +139,12 @@ def _measures(corners: _Points) -> tuple[float, float]:
     return abs(doubled / 2), perimeter
 
 
-def _offset_of(corners: _Points) -> pyclipper.PyclipperOffset:
-    offset = pyclipper.PyclipperOffset()
-    offset.AddPath(corners, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
-    return offset
-
-
-def _offset(offset: pyclipper.PyclipperOffset, distance: float) -> np.ndarray | None:
-    """The first part of what `dbnet.geometry.offset` returns, (P, 2) int32; None if nothing is left."""
-    parts = offset.Execute(distance)
-    if not parts:
-        return None
-    return np.fromiter(itertools.chain.from_iterable(parts[0]), np.int32, 2 * len(parts[0])).reshape(-1, 2)
+def _arrays(paths: Sequence[_Points]) -> list[np.ndarray]:
+    """Each (P, 2) int32."""
+    ends = [0, *itertools.accumulate(map(len, paths))]
+    points = itertools.chain.from_iterable(paths)
+    array = np.fromiter(itertools.chain.from_iterable(points), np.int32, 2 * ends[-1]).reshape(-1, 2)
+    return [array[start:end] for start, end in itertools.pairwise(ends)]
 
 
 # The threshold map ----------------------------------------------------------------------------------------------------
@@ -152,8 +155,9 @@ def _offset(offset: pyclipper.PyclipperOffset, distance: float) -> np.ndarray | 
 
 
 #: What an edge can change: height and width in pixels, first column and row; and what `_values` computes from, with x
-#: and y counted from there: the factors of y * y, y and 1 in what is negative in the circle around the edge, the parts
-#: without x and y across the line and along it, the factors of y in these two, and those of x in all three.
+#: and y counted from there: the factor of y and the rest in what is negative in the circle around the edge; what is
+#: without x and y along the line and across it; less the factor of y along the line, that of y across it; and that of
+#: x in the circle.
 _Window = tuple[int, int, int, int, tuple[float, ...]]
 _HEIGHT = itemgetter(0)
 
@@ -196,20 +200,24 @@ def _add_windows(windows: list[_Window], band: _Band, range_: float, shape: tupl
         length = math.sqrt(along_x * along_x + along_y * along_y)
         unit_x, unit_y = (along_x / length, along_y / length) if length else (1.0, 0.0)
         side_x, side_y = abs(unit_y) * reach, abs(unit_x) * reach
-        left, right = int(min(x - reach, end_x - side_x)), int(max(x + reach, end_x + side_x)) + 1
-        top, bottom = int(min(y - reach, end_y - side_y)), int(max(y + reach, end_y + side_y)) + 1
+        left, far = x - reach, end_x - side_x
+        left = int(left if left < far else far)
+        right, far = x + reach, end_x + side_x
+        right = int(right if right > far else far) + 1
+        top, far = y - reach, end_y - side_y
+        top = int(top if top < far else far)
+        bottom, far = y + reach, end_y + side_y
+        bottom = int(bottom if bottom > far else far) + 1
         end_x, end_y = x, y
         left, top = left if left > x0 else x0, top if top > y0 else y0
         width = (right if right < stop_x else stop_x) - left
         height = (bottom if bottom < stop_y else stop_y) - top
         if width <= 0 or height <= 0:
             continue
-        x, y = left - x, top - y
-        unit_x, unit_y = unit_x * scale, unit_y * scale
+        x, y, unit_x, unit_y = left - x, top - y, unit_x * scale, unit_y * scale
         windows.append((height, width, left, top, (
-            1.0, 2 * y - along_y, x * (x - along_x) + y * (y - along_y),
-            x * unit_y - y * unit_x, x * unit_x + y * unit_y, -unit_x, unit_y,
-            2 * x - along_x, unit_y, unit_x)))
+            2 * y - along_y, x * (x - along_x) + y * (y - along_y),
+            x * unit_x + y * unit_y, y * unit_x - x * unit_y, -unit_y, unit_x, 2 * x - along_x)))
 
 
 def _strips(windows: Sequence[_Window]) -> Iterator[Sequence[_Window]]:
@@ -227,10 +235,17 @@ def _strips(windows: Sequence[_Window]) -> Iterator[Sequence[_Window]]:
 
 
 @functools.lru_cache(maxsize=16)
-def _rows(count: int) -> np.ndarray:
-    """y * y, 1 and y of each row, (count, 3) float64."""
-    y = np.arange(count, dtype=np.float64)
-    return np.stack([y * y, y, np.ones(count)], axis=1)
+def _whole(count: int) -> np.ndarray:
+    """0, 1 and so on, (count,) float64."""
+    return np.arange(count, dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=16)
+def _rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """y * y, y and 1 of each row, (count, 3) float64; and 1 and -y, 1 and y, (2, count, 2) float32."""
+    y, one = _whole(count), np.ones(count)
+    signed = np.stack([np.stack([one, -y], axis=1), np.stack([one, y], axis=1)])
+    return np.stack([y * y, y, one], axis=1), signed.astype(np.float32)
 
 
 def _values(windows: Sequence[_Window], scale: float, high: float) -> np.ndarray:
@@ -239,28 +254,29 @@ def _values(windows: Sequence[_Window], scale: float, high: float) -> np.ndarray
     scale: what the steepest of them changes the map by in one pixel.
     """
     height, widths = windows[0][0], [window[1] for window in windows]
-    longest = max(height, *widths)
-    rows = _rows(1 << longest.bit_length())
-    terms = np.fromiter(itertools.chain.from_iterable([window[4] for window in windows]), np.float64)
-    columns = np.repeat(terms.reshape(len(windows), -1).T, widths, axis=1)
-    x = np.concatenate([rows[:width, 1] for width in widths])
+    terms: list[float] = []
+    count = 0
+    for _, width, _, _, its_terms in windows:
+        terms.append(count)
+        terms += its_terms
+        count += width
+    columns = np.repeat(np.fromiter(terms, np.float64, len(terms)).reshape(len(windows), -1).T, widths, axis=1)
+    x = _whole(1 << count.bit_length())[:count] - columns[0]
+    columns[0] = 1
     columns[7] += x
-    columns[7:] *= x
-    columns[2:5] += columns[7:]
+    columns[2:5] += columns[7:4:-1] * x
+    longest = max(height, *widths)
     kind: type[np.floating] = np.float32 if longest * scale < LONG else np.float64
-    # Across the line, and along it from the corner; the constant terms, and the factors of y.
+    # Along the line from the corner, and across it; what is without y, and the factors of y.
     factors = columns[3:7].astype(kind).reshape(2, 2, -1).transpose(1, 0, 2)
-    values = np.empty((height, len(x)), np.float32)
-    step = max(1, PIXELS_AT_ONCE // len(x))
+    rows, signed = _rows(1 << height.bit_length())
+    values = np.empty((height, count), kind)
+    step = max(1, PIXELS_AT_ONCE // count)
     for top in range(0, height, step):
-        part = rows[top:min(top + step, height)]
-        beyond = np.empty((len(part), len(x)), kind)
+        part, beyond = slice(top, min(top + step, height)), values[top:top + step]
         # Whole numbers of pixels stay whole in float64: a pixel on the circle is not in it.
-        np.greater_equal(part @ columns[:3], 0, out=beyond)
-        planes = part[:, :0:-1].astype(kind) @ factors
-        planes *= planes
-        beyond *= planes[1]
-        beyond += planes[0]
-        np.sqrt(beyond, out=beyond)
-        np.subtract(high, beyond, out=values[top:top + step], casting="same_kind")
-    return values
+        np.greater_equal(rows[part] @ columns[:3], 0, out=beyond)
+        along, across = signed[:, part].astype(kind, copy=False) @ factors
+        beyond *= along
+        cv2.magnitude(across, beyond, beyond)
+    return np.subtract(high, values, out=values).astype(np.float32, copy=False)
