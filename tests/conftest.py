@@ -20,7 +20,7 @@ from hypothesis import settings
 from parity import data
 
 with contextlib.suppress(ImportError):  # without pytest-xdist one process runs all
-    from tests.schedule import pytest_xdist_make_scheduler  # noqa: F401
+    from tests.schedule import pytest_handlecrashitem, pytest_xdist_make_scheduler  # noqa: F401
 
 ROOT = data.ROOT
 

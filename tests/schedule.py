@@ -6,6 +6,8 @@ waits for ever (pytest-xdist 3.8).
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,20 @@ from xdist.scheduler import LoadFileScheduling
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files | None:
     return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: pytest.TestReport) -> None:
+    """Tells how the process ended, which xdist does not: by which signal, and whether memory ran short."""
+    report.longrepr = f"{report.longrepr}, which ended by {_end(report.node.gateway)}"  # type: ignore[attr-defined]
+
+
+def _end(gateway: Any) -> str:
+    code = gateway._io.wait()
+    told = f"exit({code})" if code is None or code >= 0 else signal.Signals(-code).name
+    counts = Path("/proc/vmstat")
+    lines = counts.read_text().splitlines() if counts.exists() else []
+    return ", ".join([told, *(line for line in lines if line.startswith("oom_kill "))])
 
 
 class Files(LoadFileScheduling):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,13 @@ import pytest
 from parity.data import ROOT
 
 pytest.importorskip("xdist")
+
+
+def _run(folder):
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", folder, "-p", "tests.schedule",
+               "-p", "xdist", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "3", folder]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=60,
+                          env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 
 @pytest.mark.parametrize(("sizes", "where"), [
@@ -23,12 +31,16 @@ def test_what_is_left_runs_elsewhere(sizes, where, tmp_path):
         (tmp_path / f"test_{file}.py").write_text("import os, time\n" + "".join(
             f"def test_{n}():\n    time.sleep(0.02)\n    open({str(tmp_path / 'ran')!r}, 'a').write('{file}.{n}\\n')\n"
             f"    {'os._exit(3)' if n == crash else 'pass'}\n" for n in range(size)))
-    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", tmp_path, "-p", "tests.schedule",
-               "-p", "xdist", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "3", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=60,
-                          env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    done = _run(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"worker 'gw\d' crashed while running '.*', which ended by exit\(3\)", done.stdout)
     ran = (tmp_path / "ran").read_text().split()
     assert sorted(ran) == sorted(f"{file}.{n}" for file, size in enumerate(sizes) for n in range(size))
     told = re.findall(r"(\d+) (failed|passed)", done.stdout.splitlines()[-1])
     assert dict(map(reversed, told)) == {"failed": "1"} | ({"passed": str(sum(sizes) - 1)} if sum(sizes) > 1 else {})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_is_told(number, tmp_path):
+    (tmp_path / "test_it.py").write_text(f"import os\ndef test(): os.kill(os.getpid(), {int(number)})\n")
+    assert f"which ended by {number.name}" in _run(tmp_path).stdout
