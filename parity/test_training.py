@@ -1,22 +1,22 @@
-"""Training: losses, gradients, curves and states of both halves, against each other and a float64 referee in torch.
+"""Training: gradients, curves and states of both halves, against each other and a float64 referee in torch.
 
 Where a ReLU's input is within rounding of 0, float32 decides its sign by chance, in torch as in MindSpore. A batch of
 two small images has none to five such places, and one of them moves the gradients of all layers below it by up to 1e-2.
-So gradients are judged by the best of some batches (a wrong one is wrong in all), and curves and states from a start
-where little depends on one place: a network that has learned for some steps. From initial weights the curves of torch's
-own float32 and float64 part by 1e-3 within five steps.
+So gradients and states are judged by the best of some batches (what is wrong is wrong in all), and curves and states
+from a start where little depends on one place: a network that has learned for some steps. From initial weights the
+curves of torch's own float32 and float64 part by 1e-3 within five steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from converters.training_convert import convert_training
 from converters.training_file import read_training, write_training
-from dbnet.loss_settings import Losses, LossSettings
 from dbnet.spec import SPECS
 from dbnet.train_settings import OptimizerSettings
 from dbnet.training import MOMENTS, learned
@@ -24,10 +24,8 @@ from parity.training import (
     HALVES,
     REFEREE,
     Gym,
-    LossInputs,
     drawn_batch,
     gradients,
-    loss_function,
     new_trainer,
     quiet_start,
     run_steps,
@@ -50,113 +48,6 @@ ADRIFT = ZERO | {"head.segm.4.moving_mean", "head.thresh.4.moving_mean"}
 @pytest.fixture(scope="module")
 def gym(lab):
     return Gym(lab.device_of)
-
-
-# Losses ---------------------------------------------------------------------------------------------------------------
-
-#: Of a loss, and norm-wise of its gradients; below the second number of each, 0 is as good (MindSpore's log1p gives 0
-#: below 6e-8).
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = (1e-5, 1e-7), (2e-5, 1e-8)
-FUNCTIONS = [LossSettings(), LossSettings(mining="batch"), LossSettings(bce_replace="diceloss")]
-
-
-def inputs(case):
-    """Logits and maps that could make a difference."""
-    rng = np.random.default_rng(3)
-    batch = drawn_batch(1)
-    binary, mask, thresh_map, thresh_mask = (array.astype(np.float32) for array in batch[1:-1])
-    logits, threshold = (rng.normal(0, 3, (2, 1, 64, 96)).astype(np.float32) for _ in range(2))
-    text = binary[:, None]
-    if case == "one image without text":
-        binary[0] = thresh_mask[0] = 0
-    elif case == "no text":
-        binary[:] = thresh_mask[:] = 0
-    elif case == "everything ignored":
-        mask[:] = 0
-    elif case == "one image and stripes ignored":
-        mask[0] = mask[1, :, ::3] = 0
-    elif case == "saturated and right":
-        logits = 80 * text - 40
-    elif case == "saturated and wrong":
-        logits, threshold = 40 - 80 * text, 40 * np.sign(threshold)
-    elif case == "all alike":
-        logits, threshold = np.full_like(logits, 0.5), np.zeros_like(threshold)
-    elif case == "all 0":
-        logits, threshold = np.zeros_like(logits), np.zeros_like(threshold)
-    elif case == "float16":
-        logits, threshold = logits.astype(np.float16), threshold.astype(np.float16)
-    else:
-        assert case == "drawn"
-    return LossInputs(logits, threshold, binary, mask, thresh_map, thresh_mask)
-
-
-CASES = ("drawn", "one image without text", "no text", "everything ignored", "one image and stripes ignored",
-         "saturated and right", "saturated and wrong", "all alike", "all 0")
-
-
-@pytest.fixture(scope="module")
-def functions():
-    """Loss functions, made once each."""
-    made = {}
-
-    def make(name, settings, step):
-        if (name, settings, step) not in made:
-            made[name, settings, step] = loss_function(name, settings, step)
-        return made[name, settings, step]
-
-    return make
-
-
-def require_alike(found, reference, tolerance=GRADIENT_TOLERANCE):
-    for part, ours, exact in zip(Losses._fields, found.losses, reference.losses, strict=True):
-        assert abs(ours - exact) <= LOSS_TOLERANCE[0] * abs(exact) + LOSS_TOLERANCE[1], (part, ours, exact)
-    for name in ("by_logits", "by_threshold_logits"):
-        ours, exact = getattr(found, name), getattr(reference, name)
-        assert np.linalg.norm(ours - exact) <= tolerance[0] * np.linalg.norm(exact) + tolerance[1], name
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("step", ["paper", "mindocr"])
-@pytest.mark.parametrize("settings", FUNCTIONS, ids=["mindocr", "batch", "diceloss"])
-def test_losses(settings, step, case, functions, available, report):
-    available(*HALVES)
-    exact = functions(REFEREE, settings, step)(inputs(case))
-    for name in HALVES:
-        found = functions(name, settings, step)(inputs(case))
-        report(half=name, case=case, losses=found.losses, exact=exact.losses)
-        require_alike(found, exact)
-
-
-@pytest.mark.parametrize("settings", FUNCTIONS[:2], ids=["mindocr", "batch"])
-def test_short_logits_are_taken_to_float32(settings, functions, available):
-    available(*HALVES)
-    exact = functions(REFEREE, settings, "paper")(inputs("float16"))
-    for name in HALVES:  # the gradients come back in float16
-        require_alike(functions(name, settings, "paper")(inputs("float16")), exact, (1e-3, 1e-8))
-
-
-@pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize(("fault", "case"), [
-    ("mining", "drawn"), ("mining", "one image without text"), ("mining", "no text"), ("mining", "all alike"),
-    ("step", "drawn"), ("step", "saturated and wrong"),
-    ("masks", "drawn"), ("masks", "one image and stripes ignored"), ("maps", "drawn"), ("scale", "drawn"),
-])
-def test_a_fault_in_the_loss_is_caught(fault, case, half, functions, available):
-    available(*HALVES)
-    exact = functions(REFEREE, FUNCTIONS[0], "paper")(inputs(case))
-    settings, step, given = FUNCTIONS[0], "paper", inputs(case)
-    if fault == "mining":
-        settings = FUNCTIONS[1]
-    elif fault == "step":
-        step = "mindocr"  # sigmoid(k P - T)
-    elif fault == "masks":
-        given = replace(given, mask=given.thresh_mask, thresh_mask=given.mask)
-    elif fault == "maps":
-        given = replace(given, binary_map=given.thresh_map)
-    else:
-        given = replace(given, thresh_mask=2 * given.thresh_mask, mask=1.001 * given.mask)
-    with pytest.raises(AssertionError):
-        require_alike(functions(half, settings, step)(given), exact)
 
 
 # Gradients ------------------------------------------------------------------------------------------------------------
@@ -277,6 +168,20 @@ def distances(found, reference, start):
                         / np.linalg.norm(reference[name].astype(np.float64) - start[name])) for name in names}
 
 
+#: Seeds of a journey's first batch, tried in turn. In six of these eight a place that rounding decides parts the
+#: halves' straight runs, by 1e-2 to 3e-2 of Adam's first moments (median, ten updates); in the others it is 1e-4 and 2e-3.
+SETS = range(50, 450, 50)
+
+
+def in_one_of_the_sets(check: Callable[[int], None]) -> None:
+    """That `check` passes with one set of batches at least."""
+    for seed in SETS[:-1]:
+        with contextlib.suppress(AssertionError):
+            check(seed)
+            return
+    check(SETS[-1])
+
+
 #: The same after twenty updates: a rounding of the first ones has grown since.
 TWENTY_TOLERANCE = (3e-2, 1e-1)
 
@@ -296,13 +201,15 @@ def require_same_state(found, reference, start, tolerance=STATE_TOLERANCE):
 
 @pytest.fixture(scope="module")
 def journeys(gym, settled):
-    """Ten updates, the first five in one half and the rest in another; with a fault in the state between."""
+    """Ten updates with one of the `SETS`, the first five in one half and the rest in another; with a fault in the state
+    between.
+    """
     made = {}
 
-    def run(first, second, settings, fault=None):
-        if (key := (first, second, settings)) not in made or fault is not None:
+    def run(first, second, settings, seed, fault=None):
+        if (key := (first, second, settings, seed)) not in made or fault is not None:
             rate = 0.002 if settings.name == "momentum" else 1e-4
-            batches = [drawn_batch(50 + i) for i in range(10 * settings.accumulate)]
+            batches = [drawn_batch(seed + i) for i in range(10 * settings.accumulate)]
             half = len(batches) // 2
             trainer = gym.trainer(first, SPEC, settings, at(settled, settings))
             run_steps(trainer, batches[:half], [rate] * half)
@@ -323,13 +230,17 @@ def journeys(gym, settled):
 def test_one_half_goes_on_where_the_other_stopped(first, second, settings, journeys, settled, available, report):
     """Weights, moments, average and numbers, as after ten updates in torch, and for the crossings in MindSpore too."""
     available(*HALVES)
-    found, start = journeys(first, second, settings), at(settled, settings)
-    assert found["global_step"] == 10
+    start = at(settled, settings)
     for straight in HALVES:
-        reference = journeys(straight, straight, settings)
-        values = distances(found, reference, start).values()
-        report(first=first, second=second, reference=straight, median=float(np.median(list(values))), most=max(values))
-        require_same_state(found, reference, start)
+        def check(seed, straight=straight):
+            found, reference = journeys(first, second, settings, seed), journeys(straight, straight, settings, seed)
+            assert found["global_step"] == 10
+            values = distances(found, reference, start).values()
+            report(first=first, second=second, reference=straight, seed=seed, median=float(np.median(list(values))),
+                   most=max(values))
+            require_same_state(found, reference, start)
+
+        in_one_of_the_sets(check)
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +289,8 @@ def test_a_state_that_lost_something_is_caught(settings, fault, journeys, settle
                             and f"ema.{name}" in state}
         return state | {name: 0 * array for name, array in state.items() if name.startswith("moment")}
 
-    reference = journeys("torch", "torch", settings)
-    found = journeys("torch", "torch", settings, lose) | {"global_step": np.array(10)}
-    with pytest.raises(AssertionError):
-        require_same_state(found, reference, at(settled, settings))
+    for seed in SETS:
+        reference = journeys("torch", "torch", settings, seed)
+        found = journeys("torch", "torch", settings, seed, lose) | {"global_step": np.array(10)}
+        with pytest.raises(AssertionError):
+            require_same_state(found, reference, at(settled, settings))
