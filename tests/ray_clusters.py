@@ -95,7 +95,7 @@ def ray_cluster(*options: str) -> Iterator[RayCluster]:
         os.environ.update({name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")})
         os.environ.pop("RAY_ADDRESS", None)
         cluster.add("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", *options)
-        _wait_for(port)
+        _wait_for(port, folder / "session_latest/sockets/raylet")
         yield cluster
     finally:
         for node in cluster.nodes[::-1]:
@@ -111,13 +111,15 @@ def ray_cluster(*options: str) -> Iterator[RayCluster]:
                 os.environ[name] = value
 
 
-def _wait_for(port: int, seconds: float = 60) -> None:
+def _wait_for(port: int, raylet: Path, seconds: float = 60) -> None:
+    """For the head, and for its own node, which comes later: on a busy machine by longer than a program waits."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+            if raylet.exists():
+                return
         time.sleep(0.1)
-    raise TimeoutError(f"nothing listens on {port}")
+    raise TimeoutError(f"nothing listens on {port}, or its node has no {raylet}")
 
 
 @dataclass(frozen=True)
