@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from dbnet.errors import DbnetError
+from dbnet.heap import keep_freed
 from dbnet.training_set import Example, TrainingSet, stacked
 
 log = logging.getLogger("dbnet")
@@ -209,6 +210,7 @@ def _begin(training_set: TrainingSet, batch_size: int, slots: list[str]) -> None
         threading.Thread(target=end, daemon=True).start()
     log.addHandler(logging.NullHandler())  # what is to be told goes back with the example
     cv2.setNumThreads(1)
+    keep_freed()
     memories = [_Memory(name=name) for name in slots]
     _worker = _Worker(training_set, memories, [_view(memory, training_set, batch_size, ()) for memory in memories])
 

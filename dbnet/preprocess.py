@@ -91,7 +91,7 @@ def prepare(image: np.ndarray, pixels: PixelFormat) -> Prepared:
     if after:
         tensor[:] = 0
     target = tensor[0, :, :resized[0], :resized[1]] if after else tensor[0]
-    (_normalise_floats if floats else _normalise_bytes)(cv2.split(image), pixels, target)
+    (_normalise_floats if floats else normalise_bytes)(cv2.split(image), pixels, target)
     return Prepared(tensor, (height, width), resized)
 
 
@@ -152,7 +152,7 @@ def _round_to_stride(side: int) -> int:
 # (x - mean) / std. The projects write it in three ways, which differ in the last bits of a float32.
 
 
-def _normalise_bytes(planes: Sequence[np.ndarray], pixels: PixelFormat, tensor: np.ndarray) -> None:
+def normalise_bytes(planes: Sequence[np.ndarray], pixels: PixelFormat, tensor: np.ndarray) -> None:
     """Normalises three planes (H, W) uint8 into `tensor` (3, H, W) float32.
 
     A byte has 256 values: they are normalised once, in the project's own arithmetic, and looked up for every pixel.
