@@ -10,6 +10,7 @@ from converters.onnx_layers import (
     dense,
     gate,
     hard_swish,
+    map_mean,
     pads,
     relu,
 )
@@ -85,7 +86,7 @@ def resnet(g: Graph, spec: ModelSpec, x: str) -> list[str]:
 
 def squeeze_excite(g: Graph, path: str, x: str, kind: SeGate) -> str:
     """Weighs each channel by a function of all channels' means."""
-    weight = g.node("GlobalAveragePool", f"{path}.mean", x)
+    weight = map_mean(g, f"{path}.mean", x)
     weight = relu(g, f"{path}.act", dense(g, f"{path}.conv_reduce", weight))
     weight = gate(g, f"{path}.gate", dense(g, f"{path}.conv_expand", weight), kind)
     return g.node("Mul", path, x, weight)

@@ -22,6 +22,7 @@ from converters.onnx_layers import (
     channel_mean,
     conv,
     conv_transpose,
+    map_mean,
     relu,
     sigmoid,
     split,
@@ -165,7 +166,7 @@ def adaptive_scale_fusion(g: Graph, path: str, maps: list[str], channel_attentio
     """Weighs four maps by attention over channels, places and scales; the attentions are added, as published."""
     x = conv(g, f"{path}.conv", concat(g, f"{path}.joined", maps))
     if channel_attention:
-        channels = g.node("GlobalAveragePool", f"{path}.chan_mean", x)
+        channels = map_mean(g, f"{path}.chan_mean", x)
         channels = relu(g, f"{path}.chan_att.1", conv(g, f"{path}.chan_att.0", channels))
         channels = sigmoid(g, f"{path}.chan_att.3", conv(g, f"{path}.chan_att.2", channels))
         x = g.node("Add", f"{path}.chan_add", channels, x)

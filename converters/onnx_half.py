@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from converters.onnx_counting import add_counts
-from converters.onnx_layers import DTYPES
+from converters.onnx_layers import DTYPES, PARTIAL_SUFFIX
 from converters.onnx_parts import EXACT_SUFFIX
 from converters.tensor_file import Weights
 from dbnet.parameters import parameters
@@ -83,7 +83,8 @@ class _Walk:
             self.weights |= set(node.output)
         elif layer is not None:
             self.computed.setdefault(taken(layer), node.input[0])
-        if layer == node.name or (layer is None and node.op_type not in _UNROUNDED and not _is_of_weights(node)):
+        exact = node.op_type in _UNROUNDED or _is_of_weights(node) or node.name.endswith(PARTIAL_SUFFIX)
+        if layer == node.name or (layer is None and not exact):
             self.computed[node.name] = node.output[0]
         if layer in self.keep and layer is not None and not _is_of_weights(node):
             self.wide |= set(node.output)
@@ -96,7 +97,7 @@ class _Walk:
         elif any(name in self.wide for name in node.input):
             self.wide |= set(node.output)
             return [node]
-        if node.op_type in _UNROUNDED or _is_of_weights(node):
+        if exact:
             return [*before, node]
         [output] = node.output
         node.output[0] = output + EXACT_SUFFIX

@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
+from converters.onnx_layers import PARTIAL_SUFFIX
 from dbnet.errors import DbnetError
 from dbnet.spec import STAGES
 
@@ -66,7 +67,7 @@ def layers_of(model: ModelProto) -> list[str]:
     """
     silent = {"Constant", "Cast", "Shape", "Reshape", "Identity"}
     values = [node.output[0].removesuffix(EXACT_SUFFIX) for node in model.graph.node
-              if node.op_type not in silent and not node.name.endswith(".kept")]
+              if node.op_type not in silent and not node.name.endswith((".kept", PARTIAL_SUFFIX))]
     return [value for value in values if value not in STAGES]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import TensorProto, helper
 
-from converters.onnx_layers import Graph, conv, enlarge, gate, relu
+from converters.onnx_layers import Graph, conv, enlarge, gate, map_mean, relu
 from dbnet.spec import ModelSpec, SeGate, Upsampling
 
 
@@ -24,7 +24,7 @@ def rsefpn(g: Graph, spec: ModelSpec, maps: list[str]) -> tuple[str, ...]:
 def residual_squeeze(g: Graph, path: str, x: str, kind: SeGate) -> str:
     """A convolution, and its output once more as squeeze-and-excitation weighs it."""
     x, block = conv(g, f"{path}.in_conv", x), f"{path}.se_block"
-    weight = g.node("GlobalAveragePool", f"{block}.mean", x)
+    weight = map_mean(g, f"{block}.mean", x)
     weight = relu(g, f"{block}.act", conv(g, f"{block}.conv1", weight))
     weight = gate(g, f"{block}.gate", conv(g, f"{block}.conv2", weight), kind)
     return g.node("Add", path, x, g.node("Mul", block, x, weight))

@@ -253,9 +253,14 @@ def _mean(reader: Reader, node: Node, inputs: Sequence[Value | None]) -> Value |
     axes = maps.axes(node, second(inputs))
     if node.operator == "GlobalAveragePool" or axes in ({2, 3}, {-2, -1}):
         return reader.terms.make("Mean", x, scale=Fraction(0))
-    if axes == {1} and node.attributes.get("keepdims", 1):
+    if axes is None or len(axes) != 1 or not node.attributes.get("keepdims", 1):
+        return None
+    [axis] = axes
+    if axis == 1:
         return reader.terms.make("ChannelMean", x, channels=1)
-    return None
+    if x.op == "MeanAlong" and x["axis"] != axis % 4:
+        return reader.terms.make("Mean", x.args[0], scale=Fraction(0))
+    return reader.terms.make("MeanAlong", x, axis=axis % 4) if axis in (-2, -1, 2, 3) else None
 
 
 RULES: dict[str, Rule] = {

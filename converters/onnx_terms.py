@@ -28,9 +28,9 @@ class Term:
     """A map, and the layer that computes it.
 
     op: `Image`, an operator of ONNX, or one of these: `Norm` (a batch norm), `Linear` (a x + b with numbers), `Mean`
-    (over a map), `ChannelMean`, `Enlarge`, `Take` (channels from `begin` to `end`), `Pick` (rows or columns by index).
-    label: the node, for messages. channels: None if unknown. scale: of its sides to the image's; 0 if they are 1, None
-    if unknown.
+    (over a map), `MeanAlong` (an axis), `ChannelMean`, `Enlarge`, `Take` (channels from `begin` to `end`), `Pick` (rows
+    or columns by index). label: the node, for messages. channels: None if unknown. scale: of its sides to the image's;
+    0 if they are 1, None if unknown.
     """
 
     op: str

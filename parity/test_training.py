@@ -169,7 +169,7 @@ def distances(found, reference, start):
 
 
 #: Seeds of a journey's first batch, tried in turn. In six of these eight a place that rounding decides parts the
-#: halves' straight runs, by 1e-2 to 3e-2 of Adam's first moments (median, ten updates); in the others it is 1e-4 and 2e-3.
+#: halves' straight runs, by 1e-2 to 3e-2 of Adam's first moments (median, ten updates); in the others 1e-4 and 2e-3.
 SETS = range(50, 450, 50)
 
 

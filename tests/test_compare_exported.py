@@ -25,6 +25,7 @@ from evaluation.delivery.rapidocr import write as write_rapidocr
 from evaluation.delivery.settings import ExportSettings
 from evaluation.runners import open_runner
 from parity.data import ROOT
+from parity.graph_suspects import graph_faults
 from parity.models import compare_models
 from parity.staged import open_staged
 from parity.tolerances import tolerances
@@ -149,6 +150,30 @@ def test_a_tampered_export_differs(name, change, cause, exported, tmp_path):
     result = compared(tmp_path / "t.onnx")
     assert (result.verdict, result.first, result.cause) == ("different", "c2", cause), result.causes
     assert result.causes[0].explained
+
+
+def _older(model: ModelProto) -> None:
+    """Every mean of a map by one operator, as they were written at first."""
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in list(model.graph.node):
+        if node.op_type == "ReduceMean" and (part := makers.get(node.input[0])) and part.op_type == "ReduceMean":
+            node.op_type, node.input[0] = "GlobalAveragePool", part.input[0]
+            del node.attribute[:], node.input[1:]
+            model.graph.node.remove(part)
+
+
+@pytest.mark.parametrize("changes", [[_older], [_older, _epsilon]])
+def test_a_file_of_an_older_version(changes, exported, tmp_path):
+    model = onnx.load(exported("logits"))
+    for change in changes:
+        change(model)
+    assert sum(node.op_type == "GlobalAveragePool" for node in model.graph.node) == 8
+    assert not any(node.op_type == "ReduceMean" for node in model.graph.node)
+    onnx.save(model, tmp_path / "old.onnx")
+    result, opened = compared(tmp_path / "old.onnx"), open_staged(tmp_path / "old.onnx", None, "cpu")
+    assert [fault.cause for fault in graph_faults(opened.lab, opened.network).known] == ["bn_eps"] * (len(changes) - 1)
+    assert [each.cause for each in result.causes] == ["bn_eps"] * (len(changes) - 1)
+    assert (result.verdict == "different") == (len(changes) > 1)
 
 
 # What the user says of its pixels -------------------------------------------------------------------------------------

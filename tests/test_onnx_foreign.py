@@ -99,6 +99,36 @@ def test_any_combination(gate, opset, padding, neck, places, width, form, size, 
     assert_read(load(as_constants(model) if moved else model, tmp_path), spec, seeded_weights(spec))
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize(("axes", "read"), [
+    (([2], [3]), True), (([-1], [-2]), True), (([3], [2]), True), (([2, 3],), True), (([-2, -1],), True), (None, True),
+    (([3],), False), (([3], [3]), False), (([2], [-2]), False), (([1], [3], [2]), False)])
+def test_the_mean_of_a_map_in_all_its_spellings(axes, read, opset, tmp_path):
+    model = ours(MV3_SE, opset=opset)
+    for node in [node for node in model.graph.node if node.name.endswith(".mean")]:
+        [part] = [each for each in model.graph.node if each.output[0] == node.input[0]]
+        value, nodes = part.input[0], []
+        for i, along in enumerate(axes or ()):
+            name = f"{node.output[0]}.{i}" if i + 1 < len(axes) else node.output[0]
+            if opset < 18:
+                nodes.append(helper.make_node("ReduceMean", [value], [name], axes=along, keepdims=1))
+            else:
+                given = helper.make_tensor("", onnx.TensorProto.INT64, [len(along)], along)
+                nodes += [helper.make_node("Constant", [], [f"{name}.to"], value=given),
+                          helper.make_node("ReduceMean", [value, f"{name}.to"], [name], keepdims=1)]
+            value = name
+        at = list(model.graph.node).index(part)
+        both = [*model.graph.node[:at], *(nodes or [helper.make_node("GlobalAveragePool", [value], node.output)]),
+                *(each for each in model.graph.node[at + 1:] if each is not node and each != node)]
+        del model.graph.node[:]
+        model.graph.node.extend(both)
+    if read:
+        assert_read(load(scrambled(model), tmp_path), MV3_SE, seeded_weights(MV3_SE))
+    else:
+        with pytest.raises(DbnetError):
+            load(scrambled(model), tmp_path)
+
+
 def test_the_numbers_of_a_folded_batch_norm_are_exact():
     for eps in (DEFAULT_EPS, 1e-3, 2e-5, 1e-6):
         variance = np.float32(1 - eps)

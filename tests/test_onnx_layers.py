@@ -88,6 +88,16 @@ def test_channel_mean(opset):
     np.testing.assert_allclose(found, x.mean(1, keepdims=True), atol=1e-6)
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (3, 1), (184, 320)])
+def test_map_mean(size, opset):
+    x = np.maximum(np.random.default_rng(5).standard_normal((2, 4, *size)), 0).astype(np.float32)
+    found = run_layer(lambda g, name: onnx_layers.map_mean(g, "mean", name), x, opset=opset)
+    exact = x.astype(np.float64).mean((2, 3), keepdims=True)
+    assert found.shape == exact.shape
+    assert np.abs(found - exact).max() <= 2e-7 * x.max()  # in one go 2.5e-6 at the last size
+
+
 @pytest.mark.parametrize("as_conv", [False, True])
 def test_dense(as_conv):
     rng = np.random.default_rng(3)
