@@ -21,7 +21,7 @@ def take_pixels(model: OnnxModel, given: PixelFormat, wanted: PixelFormat) -> No
     each channel, and the channels change places where the colours do. Sizes stay. No node where nothing differs.
     """
     graph = model.proto.graph
-    added = Graph({}, _opset(model.proto), dense_as_conv=False)
+    added = Graph({}, _opset(model.proto), delivery=False)
     name = INPUT
     for operator, values in front(given, wanted):
         constant, axis = f"{INPUT}.{operator.lower()}", {"axis": 1} if operator == "Gather" else {}
@@ -58,7 +58,7 @@ def give_matrix(model: OnnxModel) -> None:
     before, after = f"{output.name}.map", f"{output.name}.matrix"
     for node in graph.node:
         node.output[:] = [before if name == output.name else name for name in node.output]
-    g = Graph({}, _opset(model.proto), dense_as_conv=False)
+    g = Graph({}, _opset(model.proto), delivery=False)
     if g.opset >= 13:
         g.node("Squeeze", after, before, g.constant(f"{output.name}.axes", [0, 1], TensorProto.INT64))
     else:

@@ -73,7 +73,7 @@ def build_graph(spec: ModelSpec, weights: Weights, *, form: Form, opset: int | N
         batch = 1 if batch is None else batch
     if batch is not None and batch < 1:
         raise DbnetError(f"a batch of {batch} images cannot be; give 1 or more")
-    g = Graph(weights, opset, dense_as_conv=form == "delivery", deformable=deformable or "decomposed")
+    g = Graph(weights, opset, delivery=form == "delivery", deformable=deformable or "decomposed")
     detector(g, spec)
     if form == "archive":
         keep(g, [name for name in weights if name not in g.used])

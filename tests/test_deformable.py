@@ -125,7 +125,7 @@ def in_mindspore(arrays: Arrays, stride: int, offsets: Offsets) -> np.ndarray:
 def onnx_model(arrays: Arrays, stride: int, offsets: Offsets, form: Any, opset: int) -> onnx.ModelProto:
     """The layer as the converter writes it; its offset convolution hands through what is predicted."""
     weights = {f"{PATH}.weight": arrays["weight"], f"{PATH}_offset.weight": np.zeros((27, 3, 3, 3), np.float32)}
-    g = Graph(weights, opset, dense_as_conv=False, deformable=form)
+    g = Graph(weights, opset, delivery=False, deformable=form)
     found = deformable_conv(g, PATH, "x", stride, offsets)
     nodes = g.nodes = [node for node in g.nodes if node.output[0] != f"{PATH}_offset"]
     g.rename({f"{PATH}_offset": "predicted"})

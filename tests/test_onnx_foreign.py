@@ -104,7 +104,7 @@ def test_any_combination(gate, opset, padding, neck, places, width, form, size, 
     (([2], [3]), True), (([-1], [-2]), True), (([3], [2]), True), (([2, 3],), True), (([-2, -1],), True), (None, True),
     (([3],), False), (([3], [3]), False), (([2], [-2]), False), (([1], [3], [2]), False)])
 def test_the_mean_of_a_map_in_all_its_spellings(axes, read, opset, tmp_path):
-    model = ours(MV3_SE, opset=opset)
+    model = ours(MV3_SE, form="archive", opset=opset)
     for node in [node for node in model.graph.node if node.name.endswith(".mean")]:
         [part] = [each for each in model.graph.node if each.output[0] == node.input[0]]
         value, nodes = part.input[0], []
