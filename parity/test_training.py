@@ -2,15 +2,15 @@
 
 Where a ReLU's input is within rounding of 0, float32 decides its sign by chance, in torch as in MindSpore. A batch of
 two small images has none to five such places, and one of them moves the gradients of all layers below it by up to 1e-2.
-So gradients and states are judged by the best of some batches (what is wrong is wrong in all), and curves and states
-from a start where little depends on one place: a network that has learned for some steps. From initial weights the
-curves of torch's own float32 and float64 part by 1e-3 within five steps.
+So gradients are judged by the best of some batches (a wrong one is wrong in all), and curves and states from a start
+where little depends on one place: a network that has learned for some steps. From initial weights the curves of torch's
+own float32 and float64 part by 1e-3 within five steps.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
 
 import numpy as np
 import pytest
@@ -168,18 +168,9 @@ def distances(found, reference, start):
                         / np.linalg.norm(reference[name].astype(np.float64) - start[name])) for name in names}
 
 
-#: Seeds of a journey's first batch, tried in turn. In six of these eight a place that rounding decides parts the
-#: halves' straight runs, by 1e-2 to 3e-2 of Adam's first moments (median, ten updates); in the others 1e-4 and 2e-3.
+#: Seeds of a journey's first batch. In six of these eight sets a place that rounding decides parts the halves' straight
+#: runs, by 1e-2 to 3e-2 of Adam's first moments (median, ten updates); in the others by 1e-4 and 2e-3.
 SETS = range(50, 450, 50)
-
-
-def in_one_of_the_sets(check: Callable[[int], None]) -> None:
-    """That `check` passes with one set of batches at least."""
-    for seed in SETS[:-1]:
-        with contextlib.suppress(AssertionError):
-            check(seed)
-            return
-    check(SETS[-1])
 
 
 #: The same after twenty updates: a rounding of the first ones has grown since.
@@ -224,23 +215,37 @@ def journeys(gym, settled):
     return run
 
 
+@pytest.fixture(scope="module")
+def calm(journeys, settled):
+    """The first of the `SETS` with which the straight runs of the halves stay together. What is tested has no part in
+    the choice: whoever changes halves there has to arrive where both of them do.
+    """
+    @functools.cache
+    def choose(settings):
+        for seed in SETS:
+            with contextlib.suppress(AssertionError):
+                require_same_state(*(journeys(half, half, settings, seed) for half in HALVES), at(settled, settings))
+                return seed
+        pytest.fail("the halves part with every set of batches")
+
+    return choose
+
+
 @pytest.mark.parametrize("settings", [MOMENTUM, ADAM], ids=["momentum", "adam"])
 @pytest.mark.parametrize(("first", "second"), [("torch", "mindspore"), ("mindspore", "torch"),
                                                ("mindspore", "mindspore")])
-def test_one_half_goes_on_where_the_other_stopped(first, second, settings, journeys, settled, available, report):
+def test_one_half_goes_on_where_the_other_stopped(first, second, settings, journeys, calm, settled, available, report):
     """Weights, moments, average and numbers, as after ten updates in torch, and for the crossings in MindSpore too."""
     available(*HALVES)
-    start = at(settled, settings)
+    start, seed = at(settled, settings), calm(settings)
+    found = journeys(first, second, settings, seed)
+    assert found["global_step"] == 10
     for straight in HALVES:
-        def check(seed, straight=straight):
-            found, reference = journeys(first, second, settings, seed), journeys(straight, straight, settings, seed)
-            assert found["global_step"] == 10
-            values = distances(found, reference, start).values()
-            report(first=first, second=second, reference=straight, seed=seed, median=float(np.median(list(values))),
-                   most=max(values))
-            require_same_state(found, reference, start)
-
-        in_one_of_the_sets(check)
+        reference = journeys(straight, straight, settings, seed)
+        values = distances(found, reference, start).values()
+        report(first=first, second=second, reference=straight, seed=seed, median=float(np.median(list(values))),
+               most=max(values))
+        require_same_state(found, reference, start)
 
 
 @pytest.fixture(scope="module")
