@@ -84,13 +84,17 @@ class Update(nn.Cell):
         self.moments = tuple(_beside(self.learned, prefix) for prefix in MOMENTS[settings.name])
         self.average = None if settings.ema_decay is None else _beside(self.weights, AVERAGE, as_they_are=True)
         self.map = ops.HyperMap()
+        self.apply_momentum = ops.ApplyMomentum()
 
-    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, rate: Tensor, correction: Tensor,
+    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None, rate: Tensor, correction: Tensor,
                   blend: Tensor) -> Tensor:
-        """Each number () float32. factor: of the gradients. rate: Adam's with the correction of the first moment;
-        correction: the root of that of the second. blend: share of the new weights in the average. Returns factor."""
+        """Each number () float32. factor: of the gradients; None for 1. rate: Adam's with the correction of the first
+        moment; correction: the root of that of the second. blend: share of the new weights in the average. Returns
+        rate."""
         if self.clip_norm is not None:
-            factor = factor * ops.minimum(self.clip_norm / (length(gradients) * factor + 1e-6), 1.0)
+            norm = length(gradients) if factor is None else length(gradients) * factor
+            share = ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)
+            factor = share if factor is None else factor * share
         if self.name == "adam":
             done = self.map(ops.partial(self.adam, factor, rate, correction), gradients, self.learned, self.decay,
                             self.moments[0], self.moments[1])
@@ -101,19 +105,19 @@ class Update(nn.Cell):
             done = self.map(ops.partial(self.plain, factor, rate), gradients, self.learned, self.decay)
         if self.average is not None:
             done = done, self.map(ops.partial(self.blended, blend), self.average, self.weights)
-        return ops.depend(factor, done)  # so that no part of the update is taken for dead code
+        return ops.depend(rate, done)  # so that no part of the update is taken for dead code
 
-    def plain(self, factor: Tensor, rate: Tensor, gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
-        return ops.assign(weight, weight - rate * (gradient * factor + decay * weight))
+    def plain(self, factor: Tensor | None, rate: Tensor, gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
+        return ops.assign(weight, weight - rate * pull(factor, gradient, weight, decay))
 
-    def with_momentum(self, factor: Tensor, rate: Tensor, gradient: Tensor, weight: Parameter, decay: float,
+    def with_momentum(self, factor: Tensor | None, rate: Tensor, gradient: Tensor, weight: Parameter, decay: float,
                       moment: Parameter) -> Tensor:
-        value = self.momentum * moment + (gradient * factor + decay * weight)
-        return ops.assign(moment, value), ops.assign(weight, weight - rate * value)
+        """moment = momentum * moment + pull; weight = weight - rate * moment."""
+        return self.apply_momentum(weight, moment, rate, pull(factor, gradient, weight, decay), self.momentum)
 
-    def adam(self, factor: Tensor, rate: Tensor, correction: Tensor, gradient: Tensor, weight: Parameter, decay: float,
-             moment1: Parameter, moment2: Parameter) -> Tensor:
-        gradient = gradient * factor + decay * weight
+    def adam(self, factor: Tensor | None, rate: Tensor, correction: Tensor, gradient: Tensor, weight: Parameter,
+             decay: float, moment1: Parameter, moment2: Parameter) -> Tensor:
+        gradient = pull(factor, gradient, weight, decay)
         first = moment1 + self.fresh1 * (gradient - moment1)
         second = self.beta2 * moment2 + self.fresh2 * gradient * gradient
         change = first / (ops.sqrt(second) / correction + self.eps)
@@ -164,7 +168,7 @@ class WholeStep(nn.Cell):
                   factor: Tensor, rate: Tensor, correction: Tensor, blend: Tensor) -> Tensor:
         (_, parts), gradients = self.differentiate(image, binary_map, mask, thresh_map, thresh_mask, factor)
         parts, gradients = self.shared(parts, gradients)
-        done = self.update(gradients, factor, rate, correction, blend)
+        done = self.update(gradients, None, rate, correction, blend)  # one batch as it is: the factor is 1
         return ops.depend(parts, done)
 
 
@@ -197,6 +201,12 @@ class UpdatePending(nn.Cell):
 
     def construct(self, factor: Tensor, rate: Tensor, correction: Tensor, blend: Tensor) -> Tensor:
         return self.update(self.pending, factor, rate, correction, blend)
+
+
+def pull(factor: Tensor | None, gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
+    """gradient * factor + decay * weight, without the operations that change nothing: each goes over all weights."""
+    scaled = gradient if factor is None else gradient * factor
+    return scaled if decay == 0 else scaled + decay * weight
 
 
 def length(gradients: tuple[Tensor, ...]) -> Tensor:
