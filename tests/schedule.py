@@ -6,12 +6,19 @@ waits for ever (pytest-xdist 3.8).
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
+
+#: Seconds within which a core file is one of the process that has just crashed.
+RECENT = 60
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -21,8 +28,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files | None
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(report: pytest.TestReport) -> None:
-    """Tells how the process ended, which xdist does not: by which signal, and whether memory ran short."""
-    report.longrepr = f"{report.longrepr}, which ended by {_end(report.node.gateway)}"  # type: ignore[attr-defined]
+    """Tells how the process ended, which xdist does not: by which signal, whether memory ran short, what each thread
+    did if it left a core file (`ulimit -c unlimited`) and gdb is there, and the kernel's last words."""
+    node = report.node  # type: ignore[attr-defined]
+    report.longrepr = "\n".join([f"{report.longrepr}, which ended by {_end(node.gateway)}",
+                                 *_stacks(Path(node.config.rootpath)), *_printed("dmesg")[-5:]])
 
 
 def _end(gateway: Any) -> str:
@@ -31,6 +41,24 @@ def _end(gateway: Any) -> str:
     counts = Path("/proc/vmstat")
     lines = counts.read_text().splitlines() if counts.exists() else []
     return ", ".join([told, *(line for line in lines if line.startswith("oom_kill "))])
+
+
+def _stacks(folder: Path) -> list[str]:
+    """Of all threads of a process that has left its core file in the folder just now; faulthandler shows neither a
+    thread that had used up its stack nor one that blocked the signal."""
+    lines: list[str] = []
+    for path in (folder / "core", *folder.glob("core.[0-9]*")):
+        if path.is_file() and time.time() - path.stat().st_mtime < RECENT:
+            lines += _printed("gdb", "-batch", "-nx", "-iex", "set auto-load python-scripts off", "-ex", "bt 40",
+                              "-ex", "thread apply all bt 12", sys.executable, path)
+    return [line[:200] for line in lines if not line.startswith("[New LWP")]
+
+
+def _printed(*command: str | Path) -> list[str]:
+    """Nothing without the program."""
+    if shutil.which(command[0]) is None:
+        return []
+    return subprocess.run(command, text=True, capture_output=True, check=False, timeout=120).stdout.splitlines()
 
 
 class Files(LoadFileScheduling):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +17,11 @@ from parity.data import ROOT
 pytest.importorskip("xdist")
 
 
-def _run(folder):
+def _run(folder, **environment):
     command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", folder, "-p", "tests.schedule",
                "-p", "xdist", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "3", folder]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=60,
-                          env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+                          env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment})
 
 
 @pytest.mark.parametrize(("sizes", "where"), [
@@ -44,3 +46,49 @@ def test_what_is_left_runs_elsewhere(sizes, where, tmp_path):
 def test_a_signal_is_told(number, tmp_path):
     (tmp_path / "test_it.py").write_text(f"import os\ndef test(): os.kill(os.getpid(), {int(number)})\n")
     assert f"which ended by {number.name}" in _run(tmp_path).stdout
+
+
+def test_the_stacks_of_a_silent_crash_are_told(tmp_path):
+    """In a thread that blocks the signal, as those of faulthandler's watch do: nothing in the process can tell."""
+    if shutil.which("gdb") is None or Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
+        pytest.skip("no gdb here, or core files go elsewhere")
+    (tmp_path / "test_it.py").write_text("""
+import ctypes, os, resource, signal, threading
+
+def crash():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGSEGV})
+    ctypes.string_at(0)
+
+def test(request):
+    os.chdir(request.config.rootpath)
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+    thread = threading.Thread(target=crash)
+    thread.start()
+    thread.join()
+""")
+    told = _run(tmp_path).stdout
+    assert "Fatal Python error" not in told
+    assert "which ended by SIGSEGV" in told and "string_at" in told
+
+
+def test_a_test_that_hangs_is_ended(tmp_path):
+    """In native code, Python's lock held; a failure before it does not end the watch."""
+    (tmp_path / "test_it.py").write_text("""
+import ctypes
+
+def test_first():
+    assert False
+
+def test_hangs():
+    ctypes.PyDLL(None).pause()
+
+def test_last():
+    pass
+""")
+    (tmp_path / "conftest.py").write_text(
+        "from tests.watch import Watch\ndef pytest_configure(config): config.pluginmanager.register(Watch())\n")
+    done = _run(tmp_path, TEST_SECONDS="3")
+    assert "Timeout (0:00:03.5" in done.stderr + done.stdout and "in test_hangs" in done.stderr + done.stdout
+    assert "crashed while running 'test_it.py::test_hangs', which ended by exit(1)" in done.stdout
+    assert "2 failed, 1 passed" in done.stdout
