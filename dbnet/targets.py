@@ -59,9 +59,7 @@ def make_targets(
     flags = np.asarray(ignore, bool)
     if flags.shape != (len(polygons),):
         raise ValueError(f"{len(polygons)} polygons and {flags.shape} flags")
-    binary_map, mask, thresh_map, thresh_mask = maps = _empty_maps(height, width, mask_type)
-    for values, start in zip(maps, (0, 1, thresh_min, 0), strict=True):
-        values.fill(start)
+    binary_map, mask, thresh_map, thresh_mask = _maps_without_texts(height, width, mask_type, thresh_min)
     shrinks = 1 - shrink_ratio**2
     grows = shrinks if border_shrink_ratio is None else 1 - border_shrink_ratio**2
     shrunken, grown, texts = [], [], []
@@ -120,11 +118,18 @@ def _looked_at(polygons: Sequence[np.ndarray], flags: np.ndarray, least: float
                 yield points, corners, max(xs) - min(xs) >= least and max(ys) - min(ys) >= least
 
 
-def _empty_maps(height: int, width: int, mask_type: type) -> Sequence[np.ndarray]:
+def _maps_without_texts(height: int, width: int, mask_type: type, low: float) -> Targets:
     if mask_type is np.float32:
         # One block: from 4 MB on NumPy asks for large pages, and the system spends less on them than on 1,600 others.
-        return list(np.empty((4, height, width), np.float32))
-    return [np.empty((height, width), kind) for kind in (mask_type, mask_type, np.float32, mask_type)]
+        binary_map, thresh_mask, mask, thresh_map = np.empty((4, height, width), np.float32)
+    else:
+        binary_map, thresh_mask, mask = np.empty((3, height, width), mask_type)
+        thresh_map = np.empty((height, width), np.float32)
+    for zeros in (binary_map, thresh_mask):
+        zeros.view(np.uint8).fill(0)  # bytes: the C library's memset is twice as fast as NumPy's loop over numbers
+    mask.fill(1)
+    thresh_map.fill(low)
+    return Targets(binary_map, mask, thresh_map, thresh_mask)
 
 
 def _measures(corners: _Points) -> tuple[float, float]:
