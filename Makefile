@@ -26,7 +26,7 @@ test: $(VENV)/.complete  ## the tools and the proofs, without the long cases; WO
 	$(RUN) pytest tests parity $(PARITY) -n $(WORKERS) --dist loadfile --max-worker-restart 3 $(PYTEST_ARGS)
 
 test-full: $(VENV)/.complete  ## everything, the long cases too (all 200 images)
-	TEST_SECONDS=7200 $(RUN) pytest tests parity $(PARITY) -m "" $(PYTEST_ARGS)
+	$(RUN) pytest tests parity $(PARITY) -m "" -o faulthandler_timeout=7200 $(PYTEST_ARGS)
 
 test-versions: .venv-mindspore-$(MINDSPORE_OLD)/.complete  ## the proofs on the oldest MindSpore that has a wheel
 	$(<D)/bin/python -m pytest parity $(PARITY) $(PYTEST_ARGS)

@@ -8,7 +8,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ _SHARING = ("CPU",)
 _WORTH, _SIZES = 16, 2
 
 
+@cache
+def _core(ov: Any) -> Any:
+    """One for the process, which is never given up. The CPU plugin of each has the thread that loads it handle signals
+    on a stack of the plugin's own, and unmaps that when it goes, also where the thread still has it: another plugin or
+    thread came between. The next signal, a ^C, then ends the process without a word (2026.4: SIGSEGV)."""
+    return ov.Core()
+
+
 class OpenVinoRunner:
     """An .onnx file, an OpenVINO IR (.xml, its .bin beside it), or an .onnx as bytes, as it is. Its one input is the
     image; its outputs bear the stages' names.
@@ -66,7 +74,7 @@ class OpenVinoRunner:
         self.threads = threads
         self._where = "the model in memory" if isinstance(source, bytes) else str(source)
         self._failures: tuple[type[Exception], ...] = (*_failures(ov), RuntimeError, ValueError, MemoryError)
-        core = ov.Core()
+        core = _core(ov)
         chosen = place = _place(core, device or "cpu")
         self.device = _ours(place)
         if threads is not None and place not in _SHARING:

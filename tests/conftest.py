@@ -18,7 +18,6 @@ import pytest
 from hypothesis import settings
 
 from parity import data
-from tests.watch import Watch
 
 with contextlib.suppress(ImportError):  # without pytest-xdist one process runs all
     from tests.schedule import pytest_handlecrashitem, pytest_xdist_make_scheduler  # noqa: F401
@@ -63,7 +62,6 @@ class _Told:
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.pluginmanager.register(_Told(config))
-    config.pluginmanager.register(Watch())  # where pytest-xdist only hands out the tests, a test never begins
 
 
 def pytest_unconfigure() -> None:

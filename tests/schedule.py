@@ -45,7 +45,7 @@ def _end(gateway: Any) -> str:
 
 def _stacks(folder: Path) -> list[str]:
     """Of all threads of a process that has left its core file in the folder just now; faulthandler shows neither a
-    thread that had used up its stack nor one that blocked the signal."""
+    thread that blocks the signal nor one whose stack, or stack for signals, is used up or gone."""
     lines: list[str] = []
     for path in (folder / "core", *folder.glob("core.[0-9]*")):
         if path.is_file() and time.time() - path.stat().st_mtime < RECENT:

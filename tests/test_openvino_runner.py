@@ -301,3 +301,39 @@ def test_nobody_hears_of_it(small, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_an_interrupt_after_models_that_are_gone(root, tmp_path):
+    """Given up in the order in which they came, and in another thread. In a process of its own, for it once died."""
+    program = """
+import gc, os, signal, sys, threading
+import numpy as np
+from evaluation.runners import open_runner
+
+def opened():
+    runner = open_runner(sys.argv[1], runner="openvino", device="cpu")
+    runner.run(np.zeros((1, 3, 64, 64), np.float32))
+    return runner
+
+def interrupted():
+    gc.collect()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+first, second = opened(), opened()
+del first
+gc.collect()
+del second
+interrupted()
+kept = [opened()]
+thread = threading.Thread(target=lambda: (kept.clear(), gc.collect()))
+thread.start()
+thread.join()
+interrupted()
+"""
+    done = subprocess.run([sys.executable, "-c", program, root / "dbnet/embedded/dbnet_mobilenetv3.safetensors"],
+                          cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["interrupted"] * 2), done.stderr

@@ -26,11 +26,10 @@ def test_on_real_clusters(cases, marks, seconds, tmp_path):
     """What fails is told with the cases' own output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["DBNET_TEST_APART"] = "1"  # tests/conftest.py collects them then
-    environment["TEST_SECONDS"] = str(seconds - 60)
     with (tmp_path / "told").open("w+", encoding="utf-8", errors="replace") as told:
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", f"tests/{cases}", "-m", marks, "-p", "no:cacheprovider", "-p", "no:xdist",
-             f"--basetemp={tmp_path / 'cases'}"],
+             "-o", f"faulthandler_timeout={seconds - 60}", f"--basetemp={tmp_path / 'cases'}"],
             cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code: int | str = process.wait(seconds)
