@@ -126,7 +126,7 @@ def _maps_without_texts(height: int, width: int, mask_type: type, low: float) ->
         binary_map, thresh_mask, mask = np.empty((3, height, width), mask_type)
         thresh_map = np.empty((height, width), np.float32)
     for zeros in (binary_map, thresh_mask):
-        zeros.view(np.uint8).fill(0)  # bytes: the C library's memset is twice as fast as NumPy's loop over numbers
+        zeros.view(np.uint8).fill(0)  # bytes: the C library's memset is faster than NumPy's loop over numbers
     mask.fill(1)
     thresh_map.fill(low)
     return Targets(binary_map, mask, thresh_map, thresh_mask)

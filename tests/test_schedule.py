@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -50,8 +51,10 @@ def test_a_signal_is_told(number, tmp_path):
 
 def test_the_stacks_of_a_silent_crash_are_told(tmp_path):
     """In a thread that blocks the signal: nothing in the process can tell."""
-    if shutil.which("gdb") is None or Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
-        pytest.skip("no gdb here, or core files go elsewhere")
+    pattern = Path("/proc/sys/kernel/core_pattern")
+    if shutil.which("gdb") is None or not pattern.exists() or pattern.read_text().strip() != "core" \
+            or resource.getrlimit(resource.RLIMIT_CORE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("no gdb here, or core files are limited or go elsewhere")
     (tmp_path / "test_it.py").write_text("""
 import ctypes, os, resource, signal, threading
 
