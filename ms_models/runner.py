@@ -24,6 +24,9 @@ from dbnet.spec import STAGES, TRAINING_STAGES, ModelSpec
 from ms_models import compat
 from ms_models.dbnet import DBNet
 
+#: What a .mindir can give: alone they are computed as it computes them.
+_OF_FILES = ("logits", "probability")
+
 
 class WideSigmoid(nn.Cell):
     """The sigmoid by way of float64. MindSpore's own on the CPU is up to 8.1e-7 from the exact value, this 3.0e-8."""
@@ -32,24 +35,30 @@ class WideSigmoid(nn.Cell):
         return ops.cast(ops.sigmoid(ops.cast(x, ms.float64)), x.dtype)
 
 
+def widen(net: nn.Cell) -> None:
+    """Puts `WideSigmoid` in the place of every sigmoid; before the first graph of `net`."""
+    for _, cell in list(net.cells_and_names()):
+        for name, inner in list(cell.name_cells().items()):
+            if isinstance(inner, nn.Sigmoid):
+                if isinstance(cell, nn.SequentialCell):
+                    cell[int(name)] = WideSigmoid()  # it calls a list of its own, which an attribute would not reach
+                else:
+                    setattr(cell, name, WideSigmoid())
+
+
 class Stages(nn.Cell):
-    """Some of a network's stages as one graph, so that nothing else is computed.
+    """Some of a network's stages as one graph, so that nothing else is computed."""
 
-    wide_threshold: whether the threshold map, which no exported file gives, has its sigmoid by way of float64.
-    """
-
-    def __init__(self, net: DBNet, stages: tuple[str, ...], wide_threshold: bool = False):
+    def __init__(self, net: DBNet, stages: tuple[str, ...]):
         super().__init__(auto_prefix=False)  # else every parameter would silently be renamed to net.*
         self.net = net
-        self.sigmoid = WideSigmoid() if wide_threshold else net.head.sigmoid
         self.with_training_maps = any(stage in TRAINING_STAGES for stage in stages)
         self.chosen = tuple((STAGES + TRAINING_STAGES).index(stage) for stage in stages)
 
     def construct(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = self.net.stages(x)
         if self.with_training_maps:
-            threshold = self.sigmoid(self.net.head.thresh(maps[8]))
-            maps = maps + (threshold, self.net.head.step(maps[10], threshold))
+            maps = maps + self.net.head.training_maps(maps[8], maps[10])
         chosen = ()
         for i in self.chosen:
             chosen = chosen + (maps[i],)
@@ -71,9 +80,11 @@ class MindSporeRunner:
     """A model in evaluation mode; see `evaluation.runners.Runner`. One compilation serves all sizes.
 
     weights: canonical names, any float type. device: `cpu`, `gpu`, `ascend:0`, ...; default the one this process has
-    set, or the best present. jit_level: None leaves it to MindSpore. arithmetic: see `compat.set_arithmetic`. Switches
-    the process to graph mode, and its CPU operators to AVX2 where `compat.cure_avx512` says why. MindSpore takes its
-    CPU threads from the cores the process may use (`taskset`); none of its settings changed their number on 2.10.
+    set, or the best present. jit_level: None leaves it to MindSpore. arithmetic: see `compat.set_arithmetic`. On a CPU
+    the layers' sigmoids are computed by way of float64, unless nothing but `logits` and `probability` is asked for,
+    which a .mindir gives. Switches the process to graph mode, and its CPU operators to AVX2 where `compat.cure_avx512`
+    says why. MindSpore takes its CPU threads from the cores the process may use (`taskset`); none of its settings
+    changed their number on 2.10.
     Raises DbnetError for a device that is not there, and for weights that are not the spec's.
     """
 
@@ -95,8 +106,11 @@ class MindSporeRunner:
         self.net.set_train(False)
         for parameter in self.net.get_parameters():
             parameter.set_data(Tensor(arrays[parameter.name]))
-        # Only the CPU's is coarse, and no NPU has float64. The probability's stays what a .mindir of it computes.
-        self._graph = Stages(self.net, self.stages, wide_threshold=self.device == "cpu")
+        # Only the CPU's is coarse, and no NPU has float64.
+        self._wide = self.device == "cpu" and not set(self.stages) <= set(_OF_FILES)
+        if self._wide:
+            widen(self.net)
+        self._graph = Stages(self.net, self.stages)
         self._graph.set_train(False)
         self._graph.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))
         if jit_level is not None:
@@ -129,7 +143,8 @@ class MindSporeRunner:
 
     def environment(self) -> dict[str, Any]:
         """What can move a number: versions, device, precision, jit level, threads."""
-        return environment_of(self._device, self._precision, self.jit_level)
+        told = environment_of(self._device, self._precision, self.jit_level)
+        return {**told, "sigmoid": "float64" if self._wide else "own"}
 
 
 def environment_of(device: Device, precision: Mapping[str, Any], jit_level: str | None) -> dict[str, Any]:

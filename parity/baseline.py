@@ -28,7 +28,8 @@ _MACHINE = ("the processor", _INSTRUCTIONS, "the system")
 _CALLED = {"mindspore": "MindSpore", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "numpy": "NumPy",
            "opencv": "OpenCV", "python": "Python", "processor": "the processor", "cores": "the cores it may use",
            "system": "the system", "threads": "threads", "onednn_max_isa": "oneDNN's limit", "cann": "CANN",
-           "device_name": "the device's name", "geos": "GEOS", "jit_level": "the jit level", "cuda": "CUDA"}
+           "device_name": "the device's name", "geos": "GEOS", "jit_level": "the jit level", "cuda": "CUDA",
+           "sigmoid": "the sigmoid"}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from parity.traced import TracedModel
 
 #: What of an environment can move a number, in the order in which it is told.
 _TELLING = ("framework", "version", "device", "device_name", "driver", "cuda", "cann", "precision", "precision_mode",
-            "tf32", "hf32", "jit_level", "threads", "onednn_max_isa", "providers")
+            "tf32", "hf32", "jit_level", "threads", "onednn_max_isa", "sigmoid", "providers")
 
 
 @dataclass(frozen=True, eq=False)

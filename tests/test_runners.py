@@ -255,6 +255,23 @@ def in_a_process(code: str, root, **environment: str) -> subprocess.CompletedPro
     return done
 
 
+@pytest.mark.parametrize("name", ["dbnet_mobilenetv3", "dbnetpp_resnet50"])
+def test_only_what_no_file_gives_is_computed_with_exact_sigmoids(name):
+    """In a layer's attribute (the gates of MobileNetV3, the head) and in a sequence (the attentions of DBNet++)."""
+    nn = pytest.importorskip("mindspore").nn
+    from ms_models.runner import MindSporeRunner
+    spec = SPECS[name]
+    weights = seeded_weights(spec)
+
+    def sigmoids(stages):
+        runner = MindSporeRunner(spec, weights, "cpu", stages)
+        return runner.environment()["sigmoid"], sum(isinstance(c, nn.Sigmoid) for _, c in runner.net.cells_and_names())
+
+    count = {"dbnet_mobilenetv3": 8 + 1, "dbnetpp_resnet50": 3 + 1}[name]
+    assert sigmoids(("probability",)) == sigmoids(("logits", "probability")) == ("own", count)
+    assert sigmoids(("c2", "probability")) == sigmoids(("threshold",)) == ("float64", 0)
+
+
 OPEN = """
 import os
 from dbnet.seeded import seeded_images, seeded_weights
