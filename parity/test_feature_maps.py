@@ -7,15 +7,18 @@ from dataclasses import asdict
 import pytest
 
 from dbnet.spec import STAGES
-from parity.cases import CASES, PAIRS, RUNNERS, SIZES, marked
+from parity.cases import CASES, LONG, PAIRS, RUNNERS, SIZES, marked
 from parity.compare import compare_stages
 from parity.told import rows_of, stage_table
 from parity.tolerances import tolerances
 
+#: ResNet-50 is in DBNet++, its neck in ResNet-18, and `test_oracles.py` runs it in every runtime.
+LONGER = (*LONG, "dbnet_resnet50")
+
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("pair", PAIRS, ids="~".join)
-@pytest.mark.parametrize("case", marked(CASES))
+@pytest.mark.parametrize("case", marked(CASES, LONGER))
 def test_stage(case, pair, stage, lab, available, report):
     available(*pair, "float64")
     for size in SIZES:
@@ -28,7 +31,7 @@ def test_stage(case, pair, stage, lab, available, report):
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("case", marked(CASES))
+@pytest.mark.parametrize("case", marked(CASES, LONGER))
 def test_distance_to_float64(case, runner, lab, available, report):
     available(runner, "float64")
     for size in SIZES:

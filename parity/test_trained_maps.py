@@ -42,7 +42,7 @@ def photographs():
 
 @pytest.mark.parametrize(("weights", "images"), [
     pytest.param(EMBEDDED, drawn, id="embedded-drawn"),
-    pytest.param(TRAINED, photographs, id="trained-photographs"),
+    pytest.param(TRAINED, photographs, id="trained-photographs", marks=pytest.mark.long),
     pytest.param(EMBEDDED, photographs, id="embedded-photographs", marks=pytest.mark.long),
 ])
 def test_no_further_from_float64_than_torch(weights, images, available, report):

@@ -41,7 +41,7 @@ def test_one_hop_is_exact(case, source, target, lab, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("case", marked(CASES))
+@pytest.mark.parametrize("case", marked(CASES, (*LONG, "dbnet_resnet50")))
 def test_several_hops_are_exact(case, seed, lab, tmp_path):
     order = np.random.default_rng(seed).permutation(len(SUFFIXES))
     path = lab.file(case, SUFFIXES[order[-1]])

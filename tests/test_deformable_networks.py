@@ -91,7 +91,8 @@ def test_onnx_equals_float64(spec, options):
     assert_close(in_runtime(spec, images(), **options), in_torch(spec, "float64"))
 
 
-@pytest.mark.parametrize("spec", [R18, *map(later, (R50, R50_PP, STRIDED))], ids=CASES)
+@pytest.mark.long  # that of ResNet-18 is in parity/test_feature_maps.py
+@pytest.mark.parametrize("spec", [R18, R50, R50_PP, STRIDED], ids=CASES)
 def test_mindspore_equals_float64(spec):
     pytest.importorskip("mindspore")
     from ms_models.runner import MindSporeRunner
@@ -192,7 +193,8 @@ def test_the_checker_infers_what_is_declared(spec, form):
     (["convert", "model.ckpt", "a.onnx", "--deformable", "both"], 2, "is not one of"),
     (["export", "model.ckpt", "a.onnx"], 0, "opset 13"),
     pytest.param(["export", "model.ckpt", "a.onnx", "--deformable", "native"], 0, "opset 19", marks=pytest.mark.long),
-    (["export", "model.ckpt", "a.onnx", "--deformable", "native", "--opset", "22"], 0, "opset 22"),
+    pytest.param(["export", "model.ckpt", "a.onnx", "--deformable", "native", "--opset", "22"], 0, "opset 22",
+                 marks=pytest.mark.long),
     (["export", "model.ckpt", "a.onnx", "--deformable", "native", "--opset", "18"], 3, "opset 19 or newer, not 18"),
     (["export", "model.ckpt", "a.onnx", "--deformable", "decomposed", "--opset", "11"], 0, "plain operators"),
 ])

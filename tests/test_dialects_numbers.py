@@ -23,7 +23,7 @@ from tests.reference_networks import NETWORKS  # noqa: E402
 ROWS = [("mmocr", "dbnet_resnet18", 256), ("mmocr0", "dbnet_resnet18", 256),
         pytest.param("mmocr", "dbnet_resnet50", 256, marks=pytest.mark.long), ("paddle", "db_mv3_paddle", 96),
         ("paddle", "db_resnet18_paddle", 256),
-        ("paddle", "dbnet_mobilenetv3", 256), ("paddle", "dbnet_mobilenetv3", 96),
+        pytest.param("paddle", "dbnet_mobilenetv3", 256, marks=pytest.mark.long), ("paddle", "dbnet_mobilenetv3", 96),
         ("paddle", "db_mv3_ppocrv3", 96), ("mindocr_enhance", "db_mv3_ppocrv3", 96),
         ("mindocr_enhance", "dbnet_mobilenetv3", 256), ("mindocr_enhance", "db_mv3_paddle", 96)]
 SUFFIX = {"mmocr": ".pth", "mmocr0": ".pth", "paddle": ".pdparams", "mindocr_enhance": ".ckpt"}

@@ -114,7 +114,8 @@ def require_same_boxes(rows: list[dict], least: int) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "dbnet_mobilenetv3" else pytest.mark.long)
                                   for name in SPECS])
-@pytest.mark.parametrize("target", ["onnx", "openvino", "opencv", pytest.param("rapidocr", marks=pytest.mark.long)])
+@pytest.mark.parametrize("target", ["openvino", "opencv", *(
+    pytest.param(target, marks=pytest.mark.long) for target in ("onnx", "rapidocr"))])
 def test_every_network_in_every_runtime(name, target, seeded, tmp_path):
     """Within what the command asks for; OpenCV 4 and 5, ONNX Runtime 1.15 and today's, OpenVINO."""
     pytest.importorskip("openvino")

@@ -92,6 +92,7 @@ def test_the_embedded_model(handoff, program, model, tmp_path):
     assert assert_same_boxes(program, handoff, model, drawn(tmp_path / "images")) >= 20
 
 
+@pytest.mark.long
 def test_the_trained_model_on_photographs(need, shared, tmp_path):
     """PaddleOCR's pixels and boxes; the photographs lie beside the hand-off, then not."""
     model, images = loaded(need(TRAINED), tmp_path), photographs(shared)

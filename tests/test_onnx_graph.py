@@ -178,9 +178,10 @@ def test_nodes_are_named_by_module_path():
 # Numbers that must not depend on the form -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", [*SPECS.values(), replace(MV3, se_gate="hard_sigmoid_0.2"),
-                                  replace(SPECS["dbnet_resnet18"], neck_channels=96, fusion="asf")],
-                         ids=lambda s: f"{s.name}-{s.neck_channels}-{s.se_gate}-{s.fusion}")
+@pytest.mark.parametrize("spec", [
+    *(pytest.param(spec, marks=pytest.mark.long if name in LONG else ()) for name, spec in SPECS.items()),
+    replace(MV3, se_gate="hard_sigmoid_0.2"), replace(SPECS["dbnet_resnet18"], neck_channels=96, fusion="asf"),
+], ids=lambda s: f"{s.name}-{s.neck_channels}-{s.se_gate}-{s.fusion}")
 def test_forms_agree(spec):
     x, weights = image(64, 96), weights_of(spec)
     archive = run(model_bytes(spec, weights, stages=True), x)
@@ -230,7 +231,7 @@ def test_every_opset_is_valid(form):
 
 @pytest.mark.parametrize("options", [{"form": "archive"}, {"form": "delivery"}, {"form": "archive", "stages": True},
                                      {"form": "delivery", "stages": True, "data_shape": (64, 96)}])
-@pytest.mark.parametrize("name", marked(SPECS, LONG))
+@pytest.mark.parametrize("name", marked(SPECS, (*LONG, "dbnet_resnet50")))
 def test_the_checker_infers_what_is_declared(name, options):
     model = onnx.load_from_string(model_bytes(SPECS[name], weights_of(SPECS[name]), **options))
     onnx.checker.check_model(model, full_check=True)
@@ -244,7 +245,8 @@ def test_the_checker_infers_what_is_declared(name, options):
 
 @pytest.mark.parametrize("options", [{"form": "archive"}, {"form": "delivery"},
                                      {"form": "delivery", "data_shape": (96, 160)}])
-@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.deformable == "none"])
+@pytest.mark.parametrize("name", marked((name for name, spec in SPECS.items() if spec.deformable == "none"),
+                                        (*LONG, "dbnet_resnet50")))
 def test_opencv_agrees(name, options, tmp_path, capfd):
     x, path = image(96, 160), tmp_path / "model.onnx"
     model = model_bytes(SPECS[name], weights_of(SPECS[name]), **options)

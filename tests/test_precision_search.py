@@ -160,7 +160,8 @@ def between(values: float = 3e4):
     return weights
 
 
-@pytest.mark.parametrize("runner", ["onnxruntime", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("runner", ["onnxruntime", "torch"])
 def test_the_layer_that_takes_what_overflows_is_needed_too(tmp_path, photo, runner):
     """It overflows itself only once the one before it is float32."""
     pytest.importorskip(runner)

@@ -51,7 +51,8 @@ def test_killed_while_an_epoch_is_closed(recipe, tmp_path, monkeypatch, where):
     assert len((saved / "result.csv").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("where", ["save_last", "save_best", "save_epoch", "write_results", "end"])
+@pytest.mark.parametrize("where", ["save_best", "save_epoch", "end", *(
+    pytest.param(where, marks=pytest.mark.long) for where in ("save_last", "write_results"))])
 def test_best_is_what_the_journal_says(recipe, tmp_path, monkeypatch, where):
     """Killed in the second epoch, whose loss is the less: whatever there is, it is as the journal has it."""
     done(recipe, "--max-steps", 1, settings=SHORT)
