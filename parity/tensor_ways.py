@@ -25,6 +25,8 @@ NEAR = 0.25
 NOISE = 3e-6
 #: Digits of float32 that a coarser type leaves out: at least those of TF32 and float16, at most all but two.
 FEWEST, MOST = 12, 21
+#: The largest that is in use is 1e-3.
+LARGEST_EPSILON = 1e-2
 #: Whole multiples of one step that integers of 8 bits can be.
 LEVELS = 255
 
@@ -148,6 +150,8 @@ def _is_permuted(mine: np.ndarray, right: np.ndarray) -> bool:
 
 def changed_values(name: str, mine: np.ndarray, right: np.ndarray) -> Way | None:
     """How the values have changed in their places."""
+    if name.endswith(".moving_variance") and _is_raised(mine, right):
+        return "bn_eps", "has an epsilon in it"
     if is_rounded(mine, right):
         return "precision", "is rounded"
     if name in STEMS and _is_scaled(mine, right):
@@ -203,6 +207,15 @@ def _is_scaled(mine: np.ndarray, right: np.ndarray) -> bool:
         if not b.any() or np.abs(a * (a @ b) - b * (a @ a)).max() > 1e-4 * np.abs(a).max() * abs(a @ b):
             return False
     return True
+
+
+def _is_raised(mine: np.ndarray, right: np.ndarray) -> bool:
+    """Whether all variances are further by one small number, as far as float32 can tell of each of them."""
+    further = mine.astype(np.float64) - right
+    amount = further[np.argmin(mine + right)]  # that of the smallest is the most exact
+    rounding = 2 * np.spacing(np.maximum(np.abs(mine), np.abs(right))).astype(np.float64)
+    return bool(0 < abs(amount) <= LARGEST_EPSILON and (np.abs(further - amount) <= rounding).all()
+                and (rounding < abs(amount) / 4).sum() > 1)
 
 
 def _shifted(mine: np.ndarray, right: np.ndarray, kernel: np.ndarray) -> bool:

@@ -56,6 +56,20 @@ def test_colours_in_another_order(order):
     assert ways("backbone.conv1.weight", mine / np.float32(255), STEM) == ["color_order", "normalization"]
 
 
+@pytest.mark.parametrize("amount", [1e-3 - 1e-5, 1e-5, -9e-6])
+def test_an_epsilon_in_the_variances(amount):
+    """Also where some are so large that float32 does not show it."""
+    right = (10 ** np.random.default_rng(6).uniform(-3, 3, 64)).astype(np.float32)
+    mine = right + np.float32(amount)
+    assert ways("x.moving_variance", mine, right) == ["bn_eps"]
+    assert ways("x.moving_mean", mine, right) is None
+    other = mine.copy()
+    other[np.argsort(right)[5]] += np.float32(amount / 50)
+    assert ways("x.moving_variance", other, right) is None
+    assert ways("x.moving_variance", right * np.float32(1 + amount), right) is None
+    assert ways("x.moving_variance", right + 1, right) is None
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
 def test_fewer_digits(kind):
     mine = KERNEL.astype(np.float16 if kind == "float16" else getattr(ml_dtypes, kind)).astype(np.float32)
