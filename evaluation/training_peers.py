@@ -31,11 +31,12 @@ _FAILED, _FOLLOWS = "failed", "follows"
 
 
 class PeerError(DbnetError):
-    """Another process has failed. is_told: it, or the first one, says so. follows: only because a third one has."""
+    """Another process has failed. is_told: it, or the first one, says so. follows: only because a third one has.
+    said: what the process of that rank has said."""
 
-    def __init__(self, message: str, is_told: bool = False, follows: bool = False):
+    def __init__(self, message: str, is_told: bool = False, follows: bool = False, said: str = "", rank: int = 0):
         super().__init__(message)
-        self.is_told, self.follows = is_told, follows
+        self.is_told, self.follows, self.said, self.rank = is_told, follows, said, rank
 
 
 class Peers:
@@ -92,6 +93,8 @@ class Peers:
             follows = earlier is not None or isinstance(error, BrokenOffError)
             earlier = self._failed_before(LOOK_SECONDS if follows else 0.0) or earlier
         if earlier is not None and (self.rank or not str(earlier).endswith(f": {error}")):  # not what all have found
+            if earlier.follows and not self.rank:
+                self._tell_others(earlier.said, earlier.rank)
             return earlier
         if not self.rank:
             self._tell_others(str(error), 0)
@@ -140,9 +143,9 @@ class Peers:
         message = json.loads(self._bytes(rank))
         if _FAILED in message:
             found = PeerError(f"process {message['rank']} of {self.size}: {message[_FAILED]}", bool(self.rank),
-                              bool(message.get(_FOLLOWS)))
-            if not self.rank:
-                self._tell_others(message[_FAILED], rank)
+                              bool(message.get(_FOLLOWS)), message[_FAILED], message["rank"])
+            if not self.rank and not found.follows:  # else `fail` does, once it has looked who is gone: who is told ends
+                self._tell_others(found.said, rank)
             raise found
         return dict(message)
 
