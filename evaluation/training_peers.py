@@ -144,7 +144,7 @@ class Peers:
         if _FAILED in message:
             found = PeerError(f"process {message['rank']} of {self.size}: {message[_FAILED]}", bool(self.rank),
                               bool(message.get(_FOLLOWS)), message[_FAILED], message["rank"])
-            if not self.rank and not found.follows:  # else `fail` does, once it has looked who is gone: who is told ends
+            if not self.rank and not found.follows:  # who is told ends: `fail` first looks who is gone
                 self._tell_others(found.said, rank)
             raise found
         return dict(message)

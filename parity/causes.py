@@ -205,13 +205,28 @@ def stage_alone(lab: Lab, stage: str, images: np.ndarray, maps: Mapping[str, np.
 
 
 def first_layer(stage: str, candidate: OnnxLab, reference: OnnxLab, images: np.ndarray,
-                maps: Mapping[str, np.ndarray], tolerance: float) -> str | None:
+                maps: Mapping[str, np.ndarray], tolerance: float, folded: Mapping[str, str]) -> str | None:
     """The first layer inside a stage whose output differs beyond `tolerance`, by its module's name; None if none does,
-    or the two graphs have other layers."""
+    or the two graphs have other layers. folded: as `folded_layers` tells of the two networks."""
     ours, theirs = (lab.layers(stage, images, maps) for lab in (reference, candidate))
+    ours, theirs = _behind_norms(ours, theirs, folded), _behind_norms(theirs, ours, folded)
     for name, right in ours.items():
         if name not in theirs:
             return None
         if relative_error(right, theirs[name]) > tolerance:
             return name
     return None
+
+
+def _behind_norms(maps: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray],
+                  folded: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Without the outputs of convolutions that differ in that a norm is folded; for a norm that an exporter has left
+    out, since it does nothing, the convolution's."""
+    found = {}
+    for name, array in maps.items():
+        norm = folded.get(name)
+        if norm is None:
+            found[name] = array
+        elif norm not in maps and norm in others:
+            found[norm] = array
+    return found

@@ -21,6 +21,7 @@ from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
 from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
 from parity.exported import as_exported, by_its_network
+from parity.folded import folded_layers
 from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
 from parity.photographs import Photograph, Picture
 from parity.staged import StagedModel
@@ -344,7 +345,8 @@ def _explain(result: ModelComparison, stage: str, reference: StagedModel, candid
     causes = find_causes(scene, Side(suspect, candidate.lab), Side(known, reference.lab))
     result.causes += [replace(cause, stage=stage) for cause in causes]
     if stage == result.first and stage not in TRAINING_STAGES:
-        result.layer = first_layer(stage, _graph(candidate), _graph(reference), images, maps, wide.of(stage))
+        result.layer = first_layer(stage, _graph(candidate), _graph(reference), images, maps, wide.of(stage),
+                                   folded_layers(suspect, known))
 
 
 def _is_numberless(row: StageRow) -> bool:

@@ -57,8 +57,8 @@ def differences(weights: Weights, reference: Weights) -> Iterator[Difference]:
 
 def difference(name: str, mine: np.ndarray, right: np.ndarray, others: Mapping[str, np.ndarray]) -> Difference | None:
     """The same of one tensor, None if nothing is known of it. others: what the tensors that differ should be."""
-    if not mine.any() and right.any() and name.endswith((".bias", ".beta")):
-        return Difference(name, (("missing_bias", "is zero"),))
+    if mine.any() != right.any() and name.endswith((".bias", ".beta")):
+        return Difference(name, (("missing_bias", "is zero" if right.any() else "is zero in the reference"),))
     if (way := changed_values(name, mine, right)) is not None:
         return Difference(name, (way,))
     for moved_by, moved in _moves(name, mine, right):
@@ -170,6 +170,20 @@ def is_rounded(mine: np.ndarray, right: np.ndarray) -> bool:
         error = np.abs(mine - right)
         return bool((error <= np.abs(right) * np.float32(2.0 ** (max(digits) - 23)) + np.abs(right).max() / 50).all())
     return mine.ndim > 1 and is_quantised(mine) != is_quantised(right)
+
+
+def coarser(array: np.ndarray) -> Iterator[np.ndarray]:
+    """A float32 array in coarser types, in float32: float16, bfloat16, and of a kernel integers of 8 bits times a step,
+    its own or each output channel's. Where a type cannot hold a value it stays."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16).astype(np.float32)
+    yield np.where(np.isfinite(half), half, array)
+    bits = np.ascontiguousarray(array).view(np.uint32).astype(np.uint64)
+    yield ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    if array.ndim > 1:
+        for axes in (None, tuple(range(1, array.ndim))):
+            step = np.abs(array).max(axis=axes, keepdims=True) / np.float32(LEVELS // 2)
+            yield np.round(array / np.where(step, step, 1)) * step
 
 
 def left_out(array: np.ndarray) -> int:
