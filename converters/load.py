@@ -74,7 +74,8 @@ class LoadedModel:
     without the training branch. bare: the file carried no record, so its dialect's defaults were taken. training: it
     held a training's state beside the weights. graph_read: semantics were read from the graph that it holds. foreign:
     of an .onnx that is not ours, how it was read. unread: why its own graph may compute something else than `record`
-    says, for it was edited, or only the names of its weights are known; None if not.
+    says, for it was edited, or only the names of its weights are known; None if not. assumed: of an .onnx, neither it
+    nor the user says its pixels and boxes.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class LoadedModel:
     graph_read: bool = False
     foreign: ForeignModel | None = None
     unread: str | None = None
+    assumed: bool = False
 
 
 def require_sound(model: LoadedModel) -> None:
@@ -153,7 +155,7 @@ def load_model(path: str | Path, options: SourceOptions | None = None) -> Loaded
              *graph_notes(reading, record, known, changed)]
     return LoadedModel(path, file.format, report.dialect.name, replace(known, spec=changed, sha256=sha256), weights,
                        report.subset, record is None, report.dropped, notes, file.release, bool(file.training),
-                       bool(reading.semantics), unread=file.unread)
+                       bool(reading.semantics), unread=file.unread, assumed=_assumes(file, record, options))
 
 
 def changed_spec(spec: ModelSpec, path: Path, options: SourceOptions) -> ModelSpec:
@@ -204,7 +206,13 @@ def _of_graph(path: Path, file: TensorFile, record: Record | None, read: GraphMo
         notes.append(INFERENCE_NOTE)
     known = replace(read.record, spec=changed, sha256=digest(read.weights))
     return LoadedModel(path, file.format, read.dialect, known, read.weights, read.subset, record is None, read.dropped,
-                       notes, file.release, graph_read=True, foreign=read.foreign)
+                       notes, file.release, graph_read=True, foreign=read.foreign,
+                       assumed=_assumes(file, record, options))
+
+
+def _assumes(file: TensorFile, record: Record | None, options: SourceOptions) -> bool:
+    """Of an .onnx alone: a weight file without a record is one that means its project's defaults."""
+    return file.format == "onnx" and record is None and options.pixels is None and options.dialect is None
 
 
 def known_record(file: TensorFile, record: Record | None, report: WeightReport,

@@ -20,7 +20,7 @@ from dbnet.preprocess import prepare
 from dbnet.spec import STAGES, TRAINING_STAGES, PixelFormat
 from parity.causes import Cause, Scene, Side, find_causes, first_layer, least_of, relative_error
 from parity.compare import LEAST_SPREAD, Comparison, compare
-from parity.exported import as_exported, by_its_network
+from parity.exported import as_exported, by_its_network, with_pixels_of_the_other
 from parity.folded import folded_layers
 from parity.lab import ByWeights, Maps, OnnxLab, of_weights, onnx_of_weights
 from parity.photographs import Photograph, Picture
@@ -126,6 +126,7 @@ def compare_models(reference: StagedModel, candidate: StagedModel, pictures: Seq
     sides' distance to float64 too, where torch is installed. Raises DbnetError if nothing can be compared.
     """
     photographs = [Photograph.of(picture) for picture in pictures]
+    reference, candidate = with_pixels_of_the_other(reference, candidate)
     result = ModelComparison("same", [], notes=[*reference.notes, *candidate.notes,
                                                 *(one.note for one in photographs if one.note)])
     reference, candidate = by_its_network(reference), by_its_network(candidate)

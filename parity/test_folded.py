@@ -65,8 +65,10 @@ def turned(kernel):
 FAULTS = {
     "none": (dict, set()),
     "turned": (lambda w: changed(w, f"{BLOCK}.conv2.weight", turned), {"transposed_kernel"}),
-    "deconvolution turned": (lambda w: changed(w, f"{HEAD}.weight", lambda k: k.swapaxes(0, 1)), {"transposed_kernel"}),
-    "kernels exchanged": (lambda w: exchanged(w, f"{BLOCK}.conv1.weight", f"{BLOCK}.conv2.weight"), {"swapped_tensors"}),
+    "deconvolution turned": (
+        lambda w: changed(w, f"{HEAD}.weight", lambda k: k.swapaxes(0, 1)), {"transposed_kernel"}),
+    "kernels exchanged": (
+        lambda w: exchanged(w, f"{BLOCK}.conv1.weight", f"{BLOCK}.conv2.weight"), {"swapped_tensors"}),
     "gamma and beta": (lambda w: exchanged(w, f"{BLOCK}.bn1.gamma", f"{BLOCK}.bn1.beta"), {"swapped_tensors"}),
     "gamma and variance": (
         lambda w: exchanged(w, f"{BLOCK}.bn1.gamma", f"{BLOCK}.bn1.moving_variance"), {"swapped_tensors"}),

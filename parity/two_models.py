@@ -15,6 +15,7 @@ from dbnet.errors import DbnetError
 from dbnet.runner_names import parse_runner
 from evaluation.compare_maps import MapComparison, Side, compare_maps
 from evaluation.detecting_inputs import Inputs, find_images
+from parity.exported import with_pixels_of_the_other
 from parity.models import ModelComparison, compare_models, map_tolerance
 from parity.photographs import Photograph
 from parity.staged import StagedModel, open_staged
@@ -108,7 +109,7 @@ class TwoModels:
         a, b = for_each(wanted.options, *(
             partial(open_staged, path, runner, wanted.device_of(runner))
             for path, runner in zip((wanted.reference, wanted.candidate), wanted.runners, strict=True)))
-        return a, b
+        return with_pixels_of_the_other(a, b)
 
     def _pictures(self) -> list[Photograph]:
         given = self.wanted.images

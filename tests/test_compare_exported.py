@@ -16,6 +16,7 @@ from converters.convert import convert
 from converters.delivery_note import texts_of
 from converters.export import read_source
 from converters.formats import detect
+from converters.load import SourceOptions
 from dbnet.datasets.drawn import draw
 from dbnet.errors import DbnetError
 from dbnet.spec import MHLIAO_PIXELS
@@ -26,6 +27,7 @@ from evaluation.delivery.rapidocr import write as write_rapidocr
 from evaluation.delivery.settings import ExportSettings
 from evaluation.runners import open_runner
 from parity.data import ROOT
+from parity.exported import with_pixels_of_the_other
 from parity.graph_suspects import graph_faults
 from parity.models import compare_models
 from parity.staged import open_staged
@@ -161,6 +163,60 @@ def _older(model: ModelProto) -> None:
             node.op_type, node.input[0] = "GlobalAveragePool", part.input[0]
             del node.attribute[:], node.input[1:]
             model.graph.node.remove(part)
+
+
+# Graphs that say nothing of their pixels ------------------------------------------------------------------------------
+
+
+def bare(exported, tmp_path, name: str = "two", producer: str = "") -> Path:
+    """A file as others write them: nothing tells of its pixels but its tensors' names, or its producer."""
+    graph = onnx.load(exported(name))
+    del graph.metadata_props[:]
+    graph.producer_name = producer
+    onnx.save(graph, tmp_path / "bare.onnx")
+    return tmp_path / "bare.onnx"
+
+
+@pytest.mark.parametrize(("name", "turned", "told"), [
+    ("two", False, "nothing in the file tells; dbnet_mobilenetv3.safetensors's are taken"),
+    ("two", True, "nothing in the file tells; dbnet_mobilenetv3.safetensors's are taken"),
+    ("three", False, "takes one size only, images resized by stretch 96x160, not by short_side 1088x1088")])
+def test_what_is_only_guessed_is_no_difference(name, turned, told, exported, tmp_path):
+    path = bare(exported, tmp_path, name)
+    sides = [open_staged(MODEL, "onnxruntime", "cpu"), open_staged(path, None, "cpu")]
+    assert sides[0].pixels != sides[1].pixels
+    found = compare_models(*(sides[::-1] if turned else sides), [PICTURE], referee=False)
+    assert (found.verdict, found.first) == ("within tolerance", None), found.to_dict()
+    assert [row.stage for row in found.rows][:1] == ["c2"]
+    assert sum(told in note for note in found.notes) == 1
+    assert name == "three" or not any("MindOCR's, for" in note for note in found.notes)
+
+
+def test_what_somebody_says_is_a_difference(exported, tmp_path):
+    path = bare(exported, tmp_path)
+    sides = [open_staged(MODEL, "onnxruntime", "cpu"), open_staged(path, None, "cpu", SourceOptions(pixels="mindocr"))]
+    assert compare_models(*sides, [PICTURE], referee=False).first == "pixels"
+    both = [open_staged(path, None, "cpu"), open_staged(path, None, "cpu")]
+    assert with_pixels_of_the_other(both[0], both[1]) == (both[0], both[1])
+
+
+def test_another_project_s_graph_keeps_its_colours(exported, tmp_path):
+    path = bare(exported, tmp_path, producer="PaddlePaddle")
+    sides = open_staged(MODEL, "onnxruntime", "cpu"), open_staged(path, None, "cpu")
+    _, changed = with_pixels_of_the_other(*sides)
+    mine, theirs, found = sides[1].pixels, sides[0].pixels, changed.pixels
+    assert (found.colour, found.mean, found.std) == (mine.colour, mine.mean, mine.std)
+    assert (found.resize, found.size) == (theirs.resize, theirs.size) != (mine.resize, mine.size)
+    assert changed.runner.spec.boxes == sides[1].runner.spec.boxes
+    assert changed.for_images().spec.pixels == found
+
+
+def test_the_command_on_a_graph_of_somebody_else(exported, tmp_path):
+    cv2.imwrite(str(tmp_path / "picture.png"), PICTURE)
+    done = command("compare", MODEL, bare(exported, tmp_path), "--images", tmp_path / "picture.png", "--runner-a",
+                   "onnxruntime")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "B: pixels and boxes: nothing in the file tells; dbnet_mobilenetv3.safetensors's are taken" in done.stderr
 
 
 @pytest.mark.parametrize("changes", [[_older], [_older, _epsilon]])

@@ -201,11 +201,12 @@ def open_both(a: Path, b: Path, options: Any, runner_a: str | None, runner_b: st
               keep_float32: Sequence[str] = ()) -> tuple[StagedModel, StagedModel]:
     """Both models with their stages. keep_float32: layers of those in half precision. Raises DbnetError."""
     from converters.choices import for_each
+    from parity.exported import with_pixels_of_the_other
     from parity.staged import open_staged
     openers = [partial(open_staged, path, runner, device, threads=threads, **_half(precision, keep_float32))
                for path, runner, precision in zip((a, b), (runner_a, runner_b), precisions, strict=True)]
     first, second = for_each(options, *openers)
-    return first, second
+    return with_pixels_of_the_other(first, second)
 
 
 def _half(precision: str, keep_float32: Sequence[str]) -> dict[str, Any]:
