@@ -50,6 +50,7 @@ class ForeignModel:
     output: the graph's output that is the probability, or its logits; channel: of that output, None for all of it.
     size: height and width of the images that it takes, None where it takes all. norms, folded: how many batch norms it
     has, and how many of them are part of their convolutions. told: how its origin was recognised, None if it was not.
+    named_here: its tensors have the paths that every network has here, whoever trained it.
     repaired: nodes whose attributes no runtime takes. notes: what a user must know, one phrase each.
     """
 
@@ -62,6 +63,7 @@ class ForeignModel:
     norms: int = 0
     folded: int = 0
     told: str | None = None
+    named_here: bool = False
     repaired: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     release: Callable[[np.ndarray], None] = lambda array: None
@@ -107,7 +109,7 @@ def read_foreign(path: Path, record: Record | None = None) -> ForeignModel:
     origin, told = _origin(outline, spec, found)
     folded = sum(norm.variance is IDENTITY for norm in found.norms)
     return ForeignModel(_record(spec, origin, record), weights, output, channel, found.semantics["logits"],
-                        reader.size, len(found.norms), folded, told, reader.repaired,
+                        reader.size, len(found.norms), folded, told, _is_named_here(outline), reader.repaired,
                         [*notes, *_notes(found, reader.repaired), *called.note(output, outputs[output])],
                         graph.release)
 
@@ -193,7 +195,7 @@ def _reordered(kernel: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
 def _origin(outline: Outline, spec: ModelSpec, found: Match) -> tuple[str, str | None]:
     """A name of DIALECTS, and what tells so (None: nothing does, it is the likeliest one)."""
     family = family_of(outline)
-    if family is not None and family[0].startswith("mindocr"):  # whose paths other projects' networks have here too
+    if family is not None and _is_named_here(outline):
         return origin_of(TORCH, spec.name), family[1]
     if family is not None:
         return family[0].removesuffix("_pp"), family[1]
@@ -209,6 +211,11 @@ def _origin(outline: Outline, spec: ModelSpec, found: Match) -> tuple[str, str |
             or spec.fusion == "asf_spatial":
         return "paddle", None
     return "mhliao", None
+
+
+def _is_named_here(outline: Outline) -> bool:
+    family = family_of(outline)
+    return family is not None and family[0].startswith("mindocr")  # whose paths other projects' networks have here too
 
 
 def _record(spec: ModelSpec, origin: str, known: Record | None) -> Record:

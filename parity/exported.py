@@ -83,8 +83,8 @@ def _as_the_other(side: StagedModel, other: StagedModel) -> StagedModel:
     assert side.model is not None
     spec, theirs = side.runner.spec, by_its_network(other)
     foreign, pixels, boxes = side.model.foreign, theirs.pixels, theirs.runner.spec.boxes
-    recognised = foreign is not None and foreign.told is not None and \
-        DIALECTS[side.model.record.origin].project != "MindOCR"  # whose names both halves here have, too
+    recognised = foreign is not None and foreign.told is not None and not foreign.named_here and \
+        DIALECTS[side.model.dialect].foreign
     if recognised:
         pixels, boxes = replace(spec.pixels, resize=pixels.resize, size=pixels.size), spec.boxes
     if side.size != (None, None):
