@@ -45,7 +45,8 @@ class _Terms:
     @cached_property
     def scale(self) -> np.ndarray:
         """What the kernel is multiplied by, in float64."""
-        return self.gamma / np.sqrt(self.moving_variance.astype(np.float64) + self.eps)
+        with np.errstate(invalid="ignore", divide="ignore"):  # what a damaged file holds may be no variance
+            return self.gamma / np.sqrt(self.moving_variance.astype(np.float64) + self.eps)
 
     @cached_property
     def total(self) -> np.ndarray:
@@ -59,8 +60,8 @@ class _Terms:
                          np.abs(self.scale * self.moving_mean).max()))
 
     def fits_scale(self, scale: np.ndarray) -> bool:
-        with np.errstate(invalid="ignore"):
-            return bool((np.abs(self.scale - scale) <= NOISE * np.abs(self.scale)).all())
+        """Whether it gives it, where it is known: no number where a channel's kernel is nothing but zeros."""
+        return bool(((np.abs(self.scale - scale) <= NOISE * np.abs(self.scale)) | np.isnan(scale)).all())
 
     def fits(self, scale: np.ndarray, total: np.ndarray) -> bool:
         return self.fits_scale(scale) and bool(np.abs(self.total - total).max() <= NOISE * self.reach)
@@ -146,6 +147,7 @@ def _by_channel(values: np.ndarray, pair: Pair) -> np.ndarray:
 # Taken out ------------------------------------------------------------------------------------------------------------
 
 
+@np.errstate(all="ignore")
 def _unfolded(folded: Network, other: Network, pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
     """The norms beside the kernels, with the other's values wherever they give what was folded: what is left is the
     fault."""
@@ -170,7 +172,8 @@ def _unfolded(folded: Network, other: Network, pairs: Sequence[Pair]) -> dict[st
         if found is None:  # its scale is nobody's
             right = known[pair.norm]
             gamma = scale * np.sqrt(right.moving_variance.astype(np.float64) + right.eps)
-            found = replace(right, gamma=gamma.astype(np.float32)).with_total(terms.total)
+            gamma = np.where(np.isnan(scale), right.gamma, gamma).astype(np.float32)
+            found = replace(right, gamma=gamma).with_total(terms.total)
         further = float(np.median(found.moving_variance.astype(np.float64) - known[pair.norm].moving_variance))
         least = float(known[pair.norm].moving_variance.min())
         if epsilon is None or least < epsilon[1]:
@@ -180,9 +183,9 @@ def _unfolded(folded: Network, other: Network, pairs: Sequence[Pair]) -> dict[st
         right = known[pair.norm]
         if epsilon is not None and 0 < abs(epsilon[0]) <= LARGEST_EPSILON:
             right = _further(right, epsilon[0])
-        if right.scale.all():
-            plain = (mine / _by_channel(right.scale, pair)).astype(np.float32)
-            _put(weights, pair, plain, right.with_total(total))
+        by = _by_channel(right.scale, pair)
+        plain = np.where(by, mine / by, other.weights[pair.kernel]).astype(np.float32)  # where it was lost, the right
+        _put(weights, pair, plain, right.with_total(total))
     return weights
 
 
@@ -194,15 +197,16 @@ def _put(weights: dict[str, np.ndarray], pair: Pair, kernel: np.ndarray, terms: 
 
 
 def _read(mine: np.ndarray, kernels: Iterable[np.ndarray], pair: Pair) -> tuple[np.ndarray, np.ndarray] | None:
-    """The one of some kernels that was multiplied, and by what in each channel; None if it was another."""
+    """The one of some kernels that was multiplied, and by what in each channel, which is no number where that holds
+    zeros; None if it was another."""
     rows = np.moveaxis(mine, pair.axis, 0).reshape(mine.shape[pair.axis], -1)
     for plain in kernels:
         columns = np.moveaxis(plain, pair.axis, 0).reshape(rows.shape).astype(np.float64)
         lengths = (columns * columns).sum(axis=1)
         scale = (rows * columns).sum(axis=1) / np.where(lengths, lengths, 1.0)
         made = scale[:, None] * columns
-        if lengths.all() and (np.abs(rows - made).max(axis=1) <= NOISE * np.abs(made).max(axis=1)).all():
-            return plain, scale
+        if (np.abs(rows - made).max(axis=1) <= NOISE * np.abs(made).max(axis=1)).all():
+            return plain, np.where(lengths, scale, np.nan)
     return None
 
 

@@ -108,6 +108,24 @@ def test_another_epsilon_was_folded(eps):
     assert found == ["bn_eps", "bn_eps"]
 
 
+@pytest.mark.parametrize("leaf", ["conv2.weight", "bn2.gamma"])
+def test_channels_that_do_nothing(leaf):
+    def dead(array):
+        return array * (np.arange(len(array)) % 7 > 0).reshape(-1, *[1] * (array.ndim - 1))
+    sound = changed(WEIGHTS, f"{BLOCK}.{leaf}", dead)
+    for eps, expected in ((SPEC.norm_eps, set()), (1e-3, {"bn_eps"})):
+        assert causes(Network(SPEC, folded(sound, eps)), Network(SPEC, sound)) == expected
+    unsound = changed(sound, f"{BLOCK}.conv1.weight", turned)
+    assert causes(Network(SPEC, folded(unsound)), Network(SPEC, sound)) == {"transposed_kernel"}
+
+
+def test_variances_that_are_none():
+    """Nothing is said, not even by numpy."""
+    unsound = further(WEIGHTS, -9, f"{BLOCK}.bn2")
+    for two in ((unsound, folded(WEIGHTS)), (folded(WEIGHTS), unsound)):
+        assert len(list(in_like_terms(*(Network(SPEC, each) for each in two)))) == 3
+
+
 def test_a_record_that_says_otherwise():
     mine, right = Network(replace(SPEC, norm_eps=1e-3), WEIGHTS), Network(SPEC, folded(WEIGHTS))
     assert causes(mine, right) == causes(right, mine) == {"bn_eps"}
