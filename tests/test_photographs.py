@@ -34,7 +34,7 @@ def written(path, orientation=1):
 
 def compared(right, wrong, *photographs):
     result = ModelComparison("same", [])
-    sides = (SimpleNamespace(pixels=pixels, runner=None) for pixels in (right, wrong))
+    sides = (SimpleNamespace(pixels=pixels, runner=None, model=None) for pixels in (right, wrong))
     _compare_pixels(*sides, photographs, result)
     return result
 
