@@ -24,7 +24,7 @@ from parity.lab import OnnxLab
 from parity.staged import StagedModel
 
 
-class _ByItsNetwork:
+class _WithOtherPixels:
     """A runner that takes other pixels than its file: `feed` makes those of them. notes: in place of its own."""
 
     def __init__(self, inner: Any, spec: AnySpec, feed: Callable[[np.ndarray], np.ndarray] = lambda images: images,
@@ -60,7 +60,7 @@ def by_its_network(side: StagedModel) -> StagedModel:
     if isinstance(lab, OnnxLab):
         lab = copy.copy(lab)
         lab.feed = feed
-    runner: Any = _ByItsNetwork(side.runner, replace(side.runner.spec, pixels=taken), feed)
+    runner: Any = _WithOtherPixels(side.runner, replace(side.runner.spec, pixels=taken), feed)
     return replace(side, runner=runner, lab=lab)
 
 
@@ -97,7 +97,7 @@ def _as_the_other(side: StagedModel, other: StagedModel) -> StagedModel:
     told = [*(note for note in side.notes if recognised or not note.startswith("pixels and boxes:")), line]
 
     def changed_runner(inner: Runner) -> Any:
-        return _ByItsNetwork(inner, changed, notes=told)
+        return _WithOtherPixels(inner, changed, notes=told)
     again = side.again
     return replace(side, runner=changed_runner(side.runner), notes=told,
                    again=None if again is None else lambda: changed_runner(again()))
